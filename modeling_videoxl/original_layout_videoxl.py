@@ -110,6 +110,25 @@ def rename_original_key(key: str) -> str:
     return key
 
 
+def fit_vocabulary_rows(table, rows: int):
+    """
+    An embedding or LM head with `rows` rows: rows beyond are cut, missing ones become the mean of those there.
+
+    No trained weights are lost by the cut, nor meant by the mean: beyond the vocabulary the authors' code keeps an
+    untrained row, and the placeholders' rows are never read. A mean row never has the largest logit.
+
+    Args:
+        table (`torch.Tensor`): [vocabulary, D]
+    """
+    have = table.shape[0]
+    if have >= rows:
+        return table[:rows].clone()
+    fitted = table.new_empty(rows, table.shape[1])
+    fitted[:have] = table
+    fitted[have:] = table.float().mean(0)
+    return fitted
+
+
 def original_tokenizer_length(folder: str | os.PathLike) -> int:
     """
     The first id that the tokenizer in `folder` does not use, which is where new tokens go: Qwen2's 151,646.
