@@ -327,10 +327,13 @@ class AuthorsWay:
         return F.linear(mixed.transpose(0, 1).flatten(1), self._weight(f"layers.{number}.self_attn.o_proj.weight"))
 
     def _heads(self, number: int, part: str, rows: Tensor, is_vst: Tensor | None) -> Tensor:
-        """q, k or v of the rows, [heads, T, head_dim]: VST rows through the beacon projection."""
+        """q, k or v of the rows, [heads, T, head_dim]: VST rows through the beacon projection where there is one."""
+        own = f"layers.{number}.self_attn.beacon_{part}_proj"
+        if f"model.language_model.{own}.weight" not in self.weights:
+            is_vst = None
         plain = self._linear(f"layers.{number}.self_attn.{part}_proj", rows if is_vst is None else rows[~is_vst])
         if is_vst is not None:
-            beacon = self._linear(f"layers.{number}.self_attn.beacon_{part}_proj", rows[is_vst])
+            beacon = self._linear(own, rows[is_vst])
             mixed = rows.new_empty(len(rows), plain.shape[-1])
             mixed[~is_vst] = plain
             mixed[is_vst] = beacon

@@ -25,9 +25,10 @@ STORED = FIXTURES / "authors_extra_rows.safetensors"
 FITTED = ("layers.2.mlp.down_proj.weight", "layers.0.self_attn.q_proj.weight")
 
 
-def training_loss(
-    case: dict, tensors: dict[str, Tensor], weights: dict[str, Tensor], hyper, extra_row: Tensor
-) -> Tensor:
+Tensors = dict[str, Tensor]
+
+
+def training_loss(case: dict, tensors: Tensors, weights: Tensors, hyper: Hyper, extra_row: Tensor) -> Tensor:
     """The restatement's loss on one golden training case, the extra row [D] in the LM head."""
     name = case["name"]
     head = weights["lm_head.weight"]
