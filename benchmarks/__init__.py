@@ -1,0 +1,1 @@
+"""Measurements of the package and the references they are held against."""
