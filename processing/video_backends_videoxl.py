@@ -1,0 +1,392 @@
+"""Exact reading of video files with PyAV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from transformers.utils import logging
+
+from .video_containers_videoxl import is_cut_short
+
+logger = logging.get_logger(__name__)
+
+#: Frames with more pixels (and formats that FFmpeg would answer by opening other files or addresses) are refused.
+MAX_FRAME_PIXELS = 8192 * 8192
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,apng,flv,ogg,asf,ivf,obu,h264,hevc,m4v,nut,"
+    "mxf,wtv,rm,dv,yuv4mpegpipe"
+)
+#: Containers whose seeking lands on the keyframe that was asked for; others are decoded from the start.
+_SEEKABLE = {"mov", "matroska", "avi"}
+#: "explode" makes decoders report damage that they would otherwise conceal with guessed pictures.
+_STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
+
+
+class VideoDecodeError(ValueError):
+    """A video that cannot be read: missing, no video, no frame, cut short, damaged, or absurdly large."""
+
+
+class FrameIndexError(Exception):
+    """A frame that the index of packets promises is never shown although nothing is damaged: the index is untrue."""
+
+
+@dataclass
+class Damage:
+    """Frames that cannot be shown, from `time` (seconds) on, in words."""
+
+    time: float
+    text: str
+
+
+class PyAVReader:
+    """The frames of a video file that can be shown, by index, exactly.
+
+    Opening reads every packet once and keeps the presentation times of those that are not marked to be discarded
+    (edit lists). A frame is fetched by seeking to the keyframe before it and decoding until its time appears; its
+    time is verified. When it does not match, or anything goes wrong on the way, the file is decoded through from its
+    start; a file whose packets promise other frames than are shown is indexed by decoding it (`reindex`).
+
+    Attributes:
+        times: seconds of every frame from the first one, float64 [n], ascending.
+        rate: frames per second, float.
+        duration: seconds up to the end of the last frame's display.
+        size: (height, width) of the first frame as displayed, rotation metadata applied.
+        damage: list of `Damage`, ascending.
+
+    Raises:
+        VideoDecodeError: see there.
+    """
+
+    backend = "pyav"
+
+    def __init__(self, path: str):
+        self.path = path
+        self.damage: list[Damage] = []
+        self._container = None
+        self._check_file()
+        try:
+            self._open()
+            self._index_packets()
+            self._look_at_first_frame()
+        except BaseException:
+            self.close()
+            raise
+
+    # ---------------------------------------------------------------- opening
+
+    def _check_file(self) -> None:
+        if not os.path.exists(self.path):
+            raise VideoDecodeError(f"{self.path}: no such file.")
+        if not os.path.isfile(self.path):
+            raise VideoDecodeError(f"{self.path}: not a regular file.")
+        if os.path.getsize(self.path) == 0:
+            raise VideoDecodeError(f"{self.path}: the file is empty (0 bytes).")
+
+    def _open(self) -> None:
+        """(Re)opens the file at its start, with a fresh strict decoder."""
+        self.close()
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
+        try:
+            container = av.open("file:" + os.path.abspath(self.path), options=options, metadata_errors="replace")
+        except (FFmpegError, OSError, ValueError) as error:
+            raise VideoDecodeError(
+                f"{self.path}: not a video file that can be read ({_words(error)}). "
+                + ("It is cut short before its table of contents." if is_cut_short(self.path) else "")
+            ) from error
+        self._container = container
+        self._stream = self._video_stream(container)
+        context = self._stream.codec_context
+        context.options = dict(_STRICT)
+        # Slice threads would lose the decoder's error reports; frame threads keep them.
+        context.thread_type = "FRAME"
+        context.thread_count = min(4, os.cpu_count() or 1)
+        self._frames = self._decoded()
+        self._position = None
+        self._trouble = False
+        self._held = None
+
+    def _video_stream(self, container):
+        streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
+        if not streams:
+            kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+            raise VideoDecodeError(f"{self.path}: no video stream in it (it holds {', '.join(kinds)}).")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoDecodeError(f"{self.path}: there is no decoder for its video stream.")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_FRAME_PIXELS:
+            raise VideoDecodeError(
+                f"{self.path}: frames of {width} x {height} pixels; at most {MAX_FRAME_PIXELS} pixels are read."
+            )
+        return stream
+
+    # --------------------------------------------------------------- indexing
+
+    def _index_packets(self) -> None:
+        """Frame times from the packets, without decoding; by decoding where packets do not tell."""
+        stream = self._stream
+        shown, keys, truthful, discarded, ended = [], [], True, False, None
+        packets = self._container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (FFmpegError, OSError, ValueError) as error:
+                ended = _words(error)
+                break
+            if packet is None:
+                break
+            if packet.size == 0 or packet.is_discard:
+                discarded |= packet.is_discard
+                continue
+            if packet.is_corrupt:
+                ended = "incomplete packet"
+                continue
+            if packet.pts is None:
+                truthful = False
+                break
+            shown.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        pts = np.array(sorted(shown), dtype=np.int64)
+        self._keys = np.array(sorted(keys), dtype=np.int64).reshape(-1, 2)  # [K, 2] (pts, dts)
+        self._by_time = truthful and len(pts) == len(np.unique(pts))
+        self._plain = not discarded and not _has_leading_frames(shown, self._keys[:, 0].tolist())
+        self._may_seek = bool(_SEEKABLE & set(self._container.format.name.split(",")))
+        if self._by_time:
+            self._set_times(pts)
+            self._note_cut(ended, declared=stream.frames, duration=self._declared_duration())
+        else:
+            self.reindex()
+
+    def reindex(self) -> None:
+        """Indexes the file by decoding it through once: the frames that really are shown, whatever packets say."""
+        self._by_time = False
+        self.damage = []
+        self._open()
+        times, number = [], 0
+        base = self._stream.time_base
+        for frame, sound in self._frames:
+            if not sound:
+                self.damage.append(Damage(times[-1] if times else 0.0, "damaged frames"))
+                continue
+            times.append(number / self._header_rate() if frame.pts is None else float(frame.pts * base))
+            number += 1
+        if self._trouble and not self.damage:
+            self.damage.append(Damage(times[-1] if times else 0.0, "damaged frames"))
+        ordered = np.maximum.accumulate(np.array(times)) if times else np.zeros(0)
+        self._set_times(ordered, base=1)
+        self._shift_damage(ordered)
+        self._note_cut(None, declared=self._stream.frames, duration=self._declared_duration())
+
+    def _set_times(self, pts: np.ndarray, base=None) -> None:
+        if len(pts) == 0:
+            raise VideoDecodeError(f"{self.path}: its video stream holds no frame that can be shown.")
+        self._pts = pts
+        base = self._stream.time_base if base is None else base
+        self.times = (pts - pts[0]) * float(base)
+        self.rate = self._true_rate()
+        self.duration = float(self.times[-1]) + 1.0 / self.rate
+
+    def _shift_damage(self, times: np.ndarray) -> None:
+        for damage in self.damage:
+            damage.time = max(0.0, damage.time - float(times[0]))
+
+    def _header_rate(self) -> float:
+        return float(self._stream.average_rate or self._stream.guessed_rate or 0) or 25.0
+
+    def _true_rate(self) -> float:
+        """The header's rate where the frames' times bear it out (as the authors' reader takes it), else theirs."""
+        declared = self._header_rate()
+        span = float(self.times[-1])
+        if len(self.times) < 2 or span <= 0:
+            return declared
+        measured = (len(self.times) - 1) / span
+        return declared if abs(declared - measured) <= 0.01 * measured else measured
+
+    def _declared_duration(self) -> float | None:
+        """Seconds that the video should last after its first frame, by the container; None if it does not say."""
+        stream = self._stream
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        return self._container.duration / 1e6 if self._container.duration else None
+
+    def _note_cut(self, ended: str | None, declared: int, duration: float | None) -> None:
+        """Adds damage at the end if the file stops before its last frame."""
+        if ended is None:
+            whole = len(self.times) >= declared > 0 or (duration and self.duration >= duration - 1.5 / self.rate)
+            if whole or not is_cut_short(self.path):
+                return
+            ended = "the file is cut short"
+        missing = f" of {declared}" if declared > len(self.times) else ""
+        self.damage.append(
+            Damage(float(self.times[-1]), f"{ended} after frame {len(self.times)}{missing} ({self.duration:.3f} s)")
+        )
+
+    def _look_at_first_frame(self) -> None:
+        """The displayed size; and whether what the packets promise first is what is shown first."""
+        first = self._first_frame()
+        if self._by_time and (first is None or first.pts != self._pts[0]):
+            self.reindex()
+            first = self._first_frame()
+        if first is None:
+            raise VideoDecodeError(f"{self.path}: none of its frames can be decoded; the file is damaged.")
+        image = _upright(first, np.empty((first.height, first.width, 0)))
+        self.size = image.shape[:2]
+        self._open()
+
+    def _first_frame(self):
+        self._open()
+        return next((frame for frame, sound in self._frames if sound), None)
+
+    # --------------------------------------------------------------- decoding
+
+    def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Frames from the demuxer's position on, with whether nothing they depend on was damaged.
+
+        After damage frames are unsound until the next keyframe. `_trouble` remembers that there was damage.
+        """
+        sound = True
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (FFmpegError, OSError, ValueError):
+                self._trouble, packet = True, None
+            try:
+                frames = self._stream.decode(packet)  # None: what is still inside the decoder
+            except (FFmpegError, OSError, ValueError):
+                self._trouble, sound, frames = True, False, []
+            if packet is not None and packet.is_corrupt:
+                self._trouble, sound = True, False
+            for frame in frames:
+                if frame.key_frame:
+                    sound = True
+                if frame.is_corrupt:
+                    self._trouble, sound = True, False
+                yield frame, sound
+            if packet is None:
+                return
+
+    def frames(self, indices: Sequence[int], allow_partial: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (index, frame uint8 [H, W, 3]) for ascending distinct indices.
+
+        Args:
+            allow_partial: frames that cannot be shown are left out instead of raising.
+
+        Raises:
+            VideoDecodeError: a wanted frame is damaged.
+            FrameIndexError: the index is untrue; call `reindex` and plan anew.
+        """
+        self._open()
+        self._sequential = not (self._by_time and self._may_seek)
+        fetch = self._frame_at_time if self._by_time else self._frame_at_ordinal
+        self._ordinal = -1
+        for index in indices:
+            frame = fetch(int(index))
+            if frame is not None:
+                yield int(index), _upright(frame, frame.to_ndarray(format="rgb24"))
+            elif not allow_partial:
+                raise VideoDecodeError(
+                    f"{self.path}: damaged at {self.times[index]:.3f} s (frame {index} of {len(self.times)}): it "
+                    "cannot be shown. Pass allow_partial=True to read the frames that can be, or choose other times "
+                    "with start= and end=."
+                )
+
+    def _frame_at_time(self, index: int) -> av.VideoFrame | None:
+        target = int(self._pts[index])
+        if not self._sequential:
+            self._seek_for(target)
+            frame, sound = self._advance_to(target)
+            if frame is not None and sound and not self._trouble:
+                return frame
+            self._sequential = True
+            self._open()
+        frame, sound = self._advance_to(target)
+        if frame is None and not self._trouble:
+            raise FrameIndexError(f"{self.path}: no frame is shown at {self.times[index]:.3f} s.")
+        return frame if sound else None
+
+    def _seek_for(self, target: int) -> None:
+        """Jumps to the keyframe before `target` if that lies ahead of what is decoded already."""
+        key = int(np.searchsorted(self._keys[:, 0], target, side="right")) - 1
+        if key < 0 or (self._position is not None and self._keys[key, 0] <= self._position):
+            return
+        if key == 0 and self._position is None:
+            return
+        try:
+            self._container.seek(int(self._keys[key, 1]), stream=self._stream, backward=True)
+        except (FFmpegError, OSError, ValueError):
+            self._trouble = True
+            return
+        self._frames = self._decoded()
+        self._held = None
+
+    def _advance_to(self, target: int) -> tuple[av.VideoFrame | None, bool]:
+        """Decodes up to the frame shown at exactly `target`; (None, False) if there is none."""
+        while True:
+            frame, sound = self._held or next(self._frames, (None, False))
+            self._held = None
+            if frame is None:
+                return None, False
+            if frame.pts is None or frame.pts < target:
+                continue
+            self._position = frame.pts
+            if frame.pts == target:
+                return frame, sound
+            self._held = (frame, sound)
+            return None, False
+
+    def _frame_at_ordinal(self, index: int) -> av.VideoFrame | None:
+        for frame, sound in self._frames:
+            if sound:
+                self._ordinal += 1
+                if self._ordinal == index:
+                    return frame
+        return None
+
+    @property
+    def is_plain(self) -> bool:
+        """No edit list, no open GOP, no doubt about the index: other libraries can be expected to agree."""
+        return self._by_time and self._may_seek and self._plain
+
+    def close(self) -> None:
+        """Closes the file; the reader opens it again when frames are asked for."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+
+def _upright(frame: av.VideoFrame, image: np.ndarray) -> np.ndarray:
+    """`image` [H, W, C] turned and mirrored as the frame's display matrix says (quarter turns)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX") if frame.rotation or len(frame.side_data) else None
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype="<i4")[:5].tolist()  # x' = a x + c y, y' = b x + d y
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image = image.transpose(1, 0, 2)
+        flip_x, flip_y = c < 0, b < 0
+    else:
+        flip_x, flip_y = a < 0, d < 0
+    image = image[:, ::-1] if flip_x else image
+    image = image[::-1] if flip_y else image
+    return np.ascontiguousarray(image)
+
+
+def _has_leading_frames(decode_order: list[int], key_times: list[int]) -> bool:
+    """Whether a frame is decoded after a keyframe but shown before it (open GOP)."""
+    keys, last_key = set(key_times), None
+    for pts in decode_order:
+        if pts in keys:
+            last_key = pts
+        elif last_key is not None and pts < last_key:
+            return True
+    return False
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,246 @@
+"""Reads videos of any kind frame by frame: `read_video`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from transformers.utils import logging
+from transformers.video_utils import VideoMetadata
+
+from .video_adapters_videoxl import BackendUnfitError, check_backend, open_backend
+from .video_backends_videoxl import FrameIndexError, PyAVReader, VideoDecodeError
+from .video_sampling_videoxl import FrameSampling
+from .video_sources_videoxl import PictureReader, checked_video_array, downloaded, folder_pictures
+
+__all__ = ["VideoDecodeError", "VideoStream", "VideoXLVideoMetadata", "read_video"]
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class VideoXLVideoMetadata(VideoMetadata):
+    """transformers' metadata (total_num_frames, fps, width, height, duration, video_backend, frames_indices) with the
+    sampled frames' own times, which a variable frame rate does not give away, and the source's name."""
+
+    frame_times: list[float] = field(default_factory=list)
+    source: str | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds of the sampled frames, counted from the first frame that can be shown."""
+        return list(self.frame_times)
+
+
+class ReadAgainError(VideoDecodeError):
+    """The plan of frames turned out wrong while frames had been handed out; a second iteration is right."""
+
+
+class VideoStream:
+    """The sampled frames of one video, decoded while iterating.
+
+    Iterating gives (seconds, frame uint8 [H, W, 3]) in order; only the frame at hand is in memory. Iterating again
+    reads again. A context manager; leaving it (also by an exception or Ctrl-C) closes the file.
+
+    Attributes:
+        metadata: `VideoXLVideoMetadata`. Planned when opened; with `allow_partial=True` its `frames_indices` and
+            `frame_times` are cut down to the frames that came once an iteration has ended.
+    """
+
+    def __init__(self, reader, sampling: FrameSampling, allow_partial: bool = False, transform=None, on_close=None):
+        self._reader = reader
+        self._sampling = sampling
+        self._allow_partial = allow_partial
+        self._transform = transform or (lambda frame: frame)
+        self._on_close = on_close or contextlib.ExitStack()
+        self._plan()
+
+    def _plan(self) -> None:
+        reader = self._reader
+        self._check_damage()
+        indices = self._sampling.indices(reader.times, reader.rate, reader.duration)
+        height, width = reader.size
+        self.metadata = VideoXLVideoMetadata(
+            total_num_frames=len(reader.times),
+            fps=reader.rate,
+            width=width,
+            height=height,
+            duration=reader.duration,
+            video_backend=reader.backend,
+            frames_indices=[int(i) for i in indices],
+            frame_times=[float(reader.times[i]) for i in indices],
+            source=reader.path,
+        )
+
+    def select(self, indices) -> None:
+        """Reads these frames (ascending indices of frames that can be shown) instead of the planned ones."""
+        total = self.metadata.total_num_frames
+        chosen = [int(index) for index in indices]
+        if chosen != sorted(chosen) or not chosen or not 0 <= chosen[0] <= chosen[-1] < total:
+            raise ValueError(f"Frame indices must ascend within 0..{total - 1}, got {chosen}.")
+        self.metadata.frames_indices = chosen
+        self.metadata.frame_times = [float(self._reader.times[index]) for index in chosen]
+
+    def _check_damage(self) -> None:
+        start = self._sampling.start or 0.0
+        end = self._sampling.end
+        hit = [d for d in self._reader.damage if end is None or d.time < end]
+        hit = [d for d in hit if d.time >= start or d is self._reader.damage[-1]]
+        if not hit:
+            return
+        text = f"{self._reader.path}: {hit[0].text}, at {hit[0].time:.3f} s"
+        if not self._allow_partial:
+            raise VideoDecodeError(
+                f"{text}. {len(self._reader.times)} frames, up to {self._reader.times[-1]:.3f} s, can be read: pass "
+                "allow_partial=True to read those, or end= to stay before the damage."
+            )
+        logger.warning(f"{text}: reading the {len(self._reader.times)} frames that can be read.")
+
+    def __len__(self) -> int:
+        """Number of planned frames."""
+        return len(self.metadata.frames_indices)
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        try:
+            yield from self._read_planned(0)
+        except FrameIndexError:
+            yield from self._read_replanned()
+
+    def _read_planned(self, skip: int) -> Iterator[tuple[float, np.ndarray]]:
+        planned = self.metadata.frames_indices
+        repeats = {index: len(list(group)) for index, group in itertools.groupby(planned[skip:])}
+        came = planned[:skip]
+        frames = self._reader.frames(list(repeats), self._allow_partial)
+        with contextlib.closing(frames):
+            for index, frame in frames:
+                frame = self._transform(frame)
+                for _ in range(repeats[index]):
+                    self._handed_out = len(came) + 1
+                    came.append(index)
+                    yield float(self._reader.times[index]), frame
+        self._note_missing(came)
+
+    def _read_replanned(self) -> Iterator[tuple[float, np.ndarray]]:
+        """After an untrue index: plan anew from the frames that are shown, and go on if nothing else is different."""
+        handed_out, before = getattr(self, "_handed_out", 0), self.metadata.frame_times
+        self._reader.reindex()
+        self._plan()
+        if self.metadata.frame_times[:handed_out] != before[:handed_out]:
+            raise ReadAgainError(
+                f"{self._reader.path}: its packets promise other frames than are shown, found out after {handed_out} "
+                "frames had been handed out. Read it again: the frames are known now."
+            )
+        yield from self._read_planned(handed_out)
+
+    def _note_missing(self, came: list[int]) -> None:
+        lost = len(self.metadata.frames_indices) - len(came)
+        if not came:
+            raise VideoDecodeError(f"{self._reader.path}: none of the wanted frames can be shown.")
+        if lost:
+            logger.warning(f"{self._reader.path}: {lost} of {lost + len(came)} wanted frames are damaged: left out.")
+            self.metadata.frames_indices = came
+            self.metadata.frame_times = [float(self._reader.times[i]) for i in came]
+
+    def close(self) -> None:
+        """Closes the file (and removes a downloaded one)."""
+        self._reader.close()
+        self._on_close.close()
+
+    def __enter__(self) -> VideoStream:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def read_video(
+    video,
+    sampling: FrameSampling | None = None,
+    *,
+    video_backend: str | None = None,
+    allow_partial: bool = False,
+    allow_url: bool = False,
+    frame_rate: float | None = None,
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> VideoStream:
+    """Opens a video and plans which of its frames to read.
+
+    Args:
+        video: path of a video file (mp4, mov, mkv, webm, avi, ts, gif, ...) or of a folder of pictures; an http(s)
+            address; a list of PIL images, picture paths or uint8 arrays [H, W, 3]; a uint8 array [F, H, W, 3].
+        sampling: which frames; default 1 per second, at most 256.
+        video_backend: "pyav" (default), "decord" or "torchcodec"; the latter two give way to PyAV, with a log line,
+            where they are missing or do not show the file's frames exactly.
+        allow_partial: of a damaged file read what can be read instead of raising.
+        allow_url: addresses are downloaded; without it they are refused.
+        frame_rate: frames per second of pictures or arrays, which have no times of their own.
+        transform: applied to every decoded frame, uint8 [H, W, 3] -> anything.
+
+    Raises:
+        VideoDecodeError: the video cannot be read, or (without `allow_partial`) not whole.
+        ValueError: an argument that cannot be meant.
+    """
+    sampling = sampling or FrameSampling()
+    check_backend(video_backend or "pyav")
+    on_close = contextlib.ExitStack()
+    try:
+        reader = _reader_for(video, allow_url, frame_rate, on_close)
+        on_close.callback(reader.close)
+        if isinstance(reader, PictureReader):
+            _check_clock(reader, sampling)
+        elif video_backend not in (None, "pyav"):
+            reader = _other_backend(video_backend, reader)
+        return VideoStream(reader, sampling, allow_partial, transform, on_close)
+    except BaseException:
+        on_close.close()
+        raise
+
+
+def _reader_for(video, allow_url: bool, frame_rate: float | None, on_close: contextlib.ExitStack):
+    if isinstance(video, (str, os.PathLike)):
+        return _reader_for_name(os.fspath(video), allow_url, frame_rate, on_close)
+    if isinstance(video, (list, tuple)):
+        known = (str, os.PathLike, Image.Image, np.ndarray)
+        if any(not isinstance(frame, known) and not hasattr(frame, "detach") for frame in video):
+            raise ValueError("A video as a list holds PIL images, picture paths or uint8 arrays [H, W, 3].")
+        return PictureReader(video, f"list of {len(video)} pictures", frame_rate)
+    if isinstance(video, np.ndarray) or hasattr(video, "detach"):
+        array = checked_video_array(video, "video array")
+        return PictureReader(array, f"array {list(array.shape)}", frame_rate)
+    raise ValueError(
+        f"A video is a path, an address, a list of PIL images or an array [F, H, W, 3], not {type(video).__name__}."
+    )
+
+
+def _reader_for_name(name: str, allow_url: bool, frame_rate: float | None, on_close: contextlib.ExitStack):
+    scheme = name.split("://", 1)[0].lower() if "://" in name else None
+    if scheme is not None and not os.path.exists(name):
+        if scheme not in ("http", "https"):
+            raise VideoDecodeError(f"{name}: addresses of kind {scheme}:// are not read, only http(s):// and paths.")
+        if not allow_url:
+            raise VideoDecodeError(f"{name}: pass allow_url=True to download videos from addresses.")
+        return PyAVReader(on_close.enter_context(downloaded(name)))
+    if os.path.isdir(name):
+        return PictureReader(folder_pictures(name), name, frame_rate)
+    return PyAVReader(name)
+
+
+def _check_clock(reader: PictureReader, sampling: FrameSampling) -> None:
+    if sampling.needs_clock and not reader.has_clock:
+        raise ValueError(
+            f"{reader.path}: `fps`, `start` and `end` need times, which pictures do not have: pass "
+            "video_metadata={'fps': ...}, or num_frames."
+        )
+
+
+def _other_backend(name: str, reader: PyAVReader):
+    try:
+        return open_backend(name, reader)
+    except BackendUnfitError as error:
+        logger.warning(f"video_backend={name!r} is not used for {reader.path} ({error}): reading with 'pyav'.")
+        return reader
