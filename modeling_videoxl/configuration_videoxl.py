@@ -7,12 +7,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 
+from .windows_videoxl import is_ratio
+
 BEACON_PROJECTIONS = ("q", "k", "v")
-
-
-def is_ratio(value) -> bool:
-    """Whether `value` can be a compression ratio: a positive integer, or 0 for no compression."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @strict

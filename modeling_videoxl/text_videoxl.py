@@ -1,0 +1,360 @@
+"""The language model of Video-XL: Qwen2 with projections of their own for VST rows, run pass by pass over a cache."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2MLP,
+    Qwen2RMSNorm,
+    Qwen2RotaryEmbedding,
+    eager_attention_forward,
+    rotate_half,
+)
+
+from .attention_videoxl import attend_split, beacon_mask, can_split, take_rows
+from .cache_videoxl import VideoXLCache, VideoXLCacheLayer
+from .configuration_videoxl import VideoXLConfig, VideoXLTextConfig
+from .windows_videoxl import Segment
+
+ALL, BEACONS, NONE = "all", "beacons", "none"  # the rows of a pass whose output a layer computes
+
+
+def rotate(states: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary embedding of `[B, H, q, d]` with cosines and sines of `[1 or B, q, d]`."""
+    cos, sin = (part.unsqueeze(1) for part in embeddings)
+    return states * cos + rotate_half(states) * sin
+
+
+class VideoXLAttention(nn.Module):
+    """Qwen2's attention with `beacon_{q,k,v}_proj` in place of `{q,k,v}_proj` for VST rows."""
+
+    def __init__(self, config: VideoXLTextConfig, layer_idx: int):
+        super().__init__()
+        self.config, self.layer_idx, self.is_causal = config, layer_idx, True
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        widths = {
+            "q": config.num_attention_heads * self.head_dim,
+            "k": config.num_key_value_heads * self.head_dim,
+            "v": config.num_key_value_heads * self.head_dim,
+        }
+        for name, width in widths.items():
+            setattr(self, f"{name}_proj", nn.Linear(config.hidden_size, width, bias=True))
+        for name in config.beacon_param:
+            setattr(self, f"beacon_{name}_proj", nn.Linear(config.hidden_size, widths[name], bias=True))
+        self.o_proj = nn.Linear(widths["q"], config.hidden_size, bias=False)
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)  # [B, H, q, d]
+
+    def project(self, name: str, hidden: torch.Tensor, segment: Segment) -> torch.Tensor:
+        """Queries, keys or values of every row, `[B, q, D]` to `[B, H, q, d]`."""
+        states = getattr(self, f"{name}_proj")(hidden)
+        if name in self.config.beacon_param:
+            for rows in segment.beacon_rows:
+                states[:, rows] = getattr(self, f"beacon_{name}_proj")(hidden[:, rows])
+        return self._heads(states)
+
+    def project_beacons(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
+        """Queries, keys or values of VST rows, `[B, VSTs, D]` to `[B, H, VSTs, d]`."""
+        own = f"beacon_{name}_proj" if name in self.config.beacon_param else f"{name}_proj"
+        return self._heads(getattr(self, own)(hidden))
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        past: tuple[torch.Tensor, torch.Tensor] | None,
+        segment: Segment,
+        wanted: str,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        kept_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        split: bool,
+        cache_layer: VideoXLCacheLayer | None,
+        **kwargs,
+    ):
+        """
+        See `VideoXLDecoderLayer.forward`.
+
+        Returns:
+            The output of the wanted rows `[B, wanted, D]`, and the keys and values to keep, `[B, H_kv, kept, d]`, or
+            None for both where they are in the cache already.
+        """
+        keys, values = self.project("k", hidden, segment), self.project("v", hidden, segment)
+        if wanted == BEACONS:
+            query = self.project_beacons("q", take_rows(hidden, segment.beacon_rows))
+            query = rotate(query, tuple(take_rows(part, segment.beacon_rows) for part in position_embeddings))
+        else:
+            query = rotate(self.project("q", hidden, segment), position_embeddings)
+        rotated = rotate(keys, position_embeddings)  # [B, H_kv, q, d]
+        if segment.beacons:
+            kept = (
+                rotate(take_rows(keys, segment.beacon_rows, dim=2), kept_embeddings),
+                take_rows(values, segment.beacon_rows, dim=2),
+            )
+        elif segment.ratio:
+            kept = (rotated[:, :, :0], values[:, :, :0])
+        else:
+            kept = (rotated, values)
+        if split:
+            output = attend_split(query, past, (rotated, values), self.scaling)
+        else:
+            if cache_layer is not None:
+                rotated, values = cache_layer.update(rotated, values)
+                kept = (None, None)
+            elif past is not None:
+                rotated, values = torch.cat((past[0], rotated), dim=2), torch.cat((past[1], values), dim=2)
+            interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+            output, _ = interface(
+                self,
+                query,
+                rotated,
+                values,
+                attention_mask,
+                dropout=self.attention_dropout if self.training else 0.0,
+                scaling=self.scaling,
+                **kwargs,
+            )
+        output = self.o_proj(output.reshape(*output.shape[:2], -1))  # [B, wanted, D]
+        return output, *kept
+
+
+class VideoXLDecoderLayer(GradientCheckpointingLayer):
+    """
+    One layer over one pass. It gets what is kept as arguments and returns what is to be kept: a cache written inside
+    would be written again when gradient checkpointing runs the layer a second time.
+    """
+
+    def __init__(self, config: VideoXLTextConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = VideoXLAttention(config, layer_idx)
+        self.mlp = Qwen2MLP(config)
+        self.input_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        past_keys: torch.Tensor | None,
+        past_values: torch.Tensor | None,
+        segment: Segment,
+        wanted: str,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        kept_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        split: bool = False,
+        cache_layer: VideoXLCacheLayer | None = None,
+        **kwargs,
+    ):
+        """
+        Args:
+            hidden: `[B, q, D]`; under `NONE` only the rows that are kept.
+            past_keys, past_values: what is kept, keys rotated, `[B, H_kv, entries, d]`.
+            segment: the pass: where VSTs stand, what is kept of it.
+            wanted: rows whose output is used by anything: `ALL`, `BEACONS`, or `NONE` (keys and values only).
+            position_embeddings: cosines and sines of the rows' positions, `[1 or B, q, d]`.
+            kept_embeddings: the same at the compact positions of what is kept, `[1 or B, kept, d]`.
+            attention_mask: of the wanted rows, as the attention implementation takes it.
+            split: attend by `attend_split`.
+            cache_layer: where keys and values are written at once, when no gradient is wanted and all are kept.
+
+        Returns:
+            Output of the wanted rows, or None; and keys and values to keep, `[B, H_kv, kept, d]`, or None.
+        """
+        if wanted == NONE:
+            return None, *self._kept_only(hidden, segment, kept_embeddings)
+        past = None if past_keys is None else (past_keys, past_values)
+        attended, keys, values = self.self_attn(
+            self.input_layernorm(hidden),
+            past,
+            segment,
+            wanted,
+            position_embeddings,
+            kept_embeddings,
+            attention_mask,
+            split,
+            cache_layer,
+            **kwargs,
+        )
+        residual = take_rows(hidden, segment.beacon_rows) if wanted == BEACONS else hidden
+        hidden = residual + attended
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), keys, values
+
+    def _kept_only(self, hidden: torch.Tensor, segment: Segment, kept_embeddings):
+        normed = self.input_layernorm(hidden)
+        if segment.beacons:
+            keys, values = (self.self_attn.project_beacons(name, normed) for name in "kv")
+        else:
+            keys, values = (self.self_attn.project(name, normed, segment) for name in "kv")
+        return rotate(keys, kept_embeddings), values
+
+
+class VideoXLPreTrainedModel(PreTrainedModel):
+    """What all models of this family share."""
+
+    config_class = VideoXLConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VideoXLDecoderLayer", "CLIPEncoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache", "cache_layer"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Beyond the usual: VST projections start as copies of q, k, v, the VST as the end-of-turn token."""
+        super()._init_weights(module)
+        if isinstance(module, VideoXLAttention):
+            for name in module.config.beacon_param:
+                own, shared = getattr(module, f"beacon_{name}_proj"), getattr(module, f"{name}_proj")
+                init.copy_(own.weight, shared.weight)
+                init.copy_(own.bias, shared.bias)
+        elif isinstance(module, VideoXLTextModel):
+            end = module.config.eos_token_id
+            end = end[0] if isinstance(end, list) else end
+            if module.config.beacon_embed_init == "eos" and end is not None:
+                init.copy_(module.beacon_embed_tokens.weight, module.embed_tokens.weight[end : end + 1])
+
+
+class VideoXLTextModel(VideoXLPreTrainedModel):
+    """Embeddings, decoder layers and final norm; one call is one pass over a piece of text or one visual window."""
+
+    config_class = VideoXLTextConfig
+    input_modalities = ("text",)
+
+    def __init__(self, config: VideoXLTextConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
+        self.layers = nn.ModuleList(VideoXLDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = Qwen2RotaryEmbedding(config=config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def interleave(self, embeds: torch.Tensor, segment: Segment) -> torch.Tensor:
+        """Puts the VSTs of a window between its visual tokens, `[B, m, D]` to `[B, m + VSTs, D]`."""
+        if not segment.beacons:
+            return embeds
+        batch, _, width = embeds.shape
+        beacon = self.beacon_embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=embeds.device))
+        beacon = beacon.to(embeds.dtype).expand(batch, 1, width)  # [B, 1, D]
+        parts, position = [], 0
+        if segment.regular:
+            position = segment.first + (segment.regular - 1) * segment.ratio
+            groups = embeds[:, segment.first : position].view(batch, -1, segment.ratio, width)  # [B, k - 1, r, D]
+            groups = torch.cat((groups, beacon[:, None].expand(-1, groups.shape[1], -1, -1)), dim=2)
+            parts = [embeds[:, : segment.first], beacon, groups.flatten(1, 2)]
+        parts.append(embeds[:, position:])
+        return torch.cat((*parts, *([beacon] if segment.closing else [])), dim=1)
+
+    @staticmethod
+    def without_beacons(hidden: torch.Tensor, segment: Segment) -> torch.Tensor:
+        """Leaves the VSTs' rows out, `[B, m + VSTs, D]` to `[B, m, D]`."""
+        if not segment.beacons:
+            return hidden
+        batch, _, width = hidden.shape
+        hidden = hidden[:, : hidden.shape[1] - segment.closing]
+        if not segment.regular:
+            return hidden
+        step = segment.ratio + 1
+        end = segment.first + (segment.regular - 1) * step + 1  # behind the last regular VST
+        groups = hidden[:, segment.first + 1 : end].view(batch, -1, step, width)[:, :, :-1]  # [B, k - 1, r, D]
+        return torch.cat((hidden[:, : segment.first], groups.flatten(1, 2), hidden[:, end:]), dim=1)
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        segment: Segment,
+        cache: VideoXLCache,
+        hidden_needed: bool = True,
+        output_hidden_states: bool = False,
+        **kwargs,
+    ):
+        """
+        One pass; appends what is kept of it to `cache`.
+
+        Args:
+            inputs_embeds: embeddings or visual features of the pass's original tokens, `[B, m, D]`.
+            segment: the pass.
+            cache: what is kept so far, for all B rows.
+            hidden_needed: whether anybody asks for the pass's output. If not, the last layer makes keys and values
+                only, and the last but one computes VST rows only: nothing else of a window is ever used.
+            output_hidden_states: collect the input of every layer, and the normed output.
+
+        Returns:
+            `tuple`: the normed output `[B, m, D]`, or None; and the hidden states, a tuple, or None.
+        """
+        hidden = self.interleave(inputs_embeds, segment)
+        positions = cache.positions(segment.rows, hidden.device)
+        embeddings = self.rotary_emb(hidden, positions)
+        kept_embeddings = self.rotary_emb(hidden, positions[:, : segment.kept])  # compact: the pass's first positions
+        masks = self._masks(hidden, segment, cache)
+        collected = ()
+        for index, layer in enumerate(self.layers):
+            if output_hidden_states:
+                collected += (self.without_beacons(hidden, segment),)
+            wanted = ALL if hidden_needed else self._wanted(index, segment)
+            if wanted == NONE and segment.beacons and hidden.shape[1] == segment.rows:
+                hidden = take_rows(hidden, segment.beacon_rows)
+            kept = cache.layers[index]
+            in_place = wanted == ALL and not segment.ratio and not torch.is_grad_enabled() and not masks["split"]
+            hidden, keys, values = layer(
+                hidden,
+                kept.keys,
+                kept.values,
+                segment=segment,
+                wanted=wanted,
+                position_embeddings=embeddings,
+                kept_embeddings=kept_embeddings,
+                attention_mask=masks[wanted],
+                split=masks["split"] and wanted == ALL,
+                cache_layer=kept if in_place else None,
+                **kwargs,
+            )
+            if keys is not None and segment.kept:
+                kept.update(keys, values)
+        cache.advance(segment.length, segment.kept, segment.visual, segment.ratio > 0)
+        if not hidden_needed:
+            return None, None
+        hidden = self.norm(self.without_beacons(hidden, segment))
+        return hidden, (*collected, hidden) if output_hidden_states else None
+
+    def _wanted(self, index: int, segment: Segment) -> str:
+        """Rows of layer `index` that anything depends on, when nobody asks for the pass's output."""
+        layers_behind = len(self.layers) - 1 - index
+        if layers_behind == 0:
+            return NONE
+        maskable = self.config._attn_implementation in ("eager", "sdpa")
+        return BEACONS if layers_behind == 1 and segment.beacons and maskable else ALL
+
+    def _masks(self, hidden: torch.Tensor, segment: Segment, cache: VideoXLCache) -> dict:
+        implementation, rows, kept = self.config._attn_implementation, segment.rows, cache.physical_length
+        padding = cache.padding_mask(rows, hidden.device)
+        past = cache.layers[0].keys if kept else None
+        split = rows > 1 and not self.training and can_split(implementation, hidden, past, padding is not None)
+        masks = {"split": split, NONE: None, ALL: None, BEACONS: None}
+        if not split:
+            masks[ALL] = create_causal_mask(
+                config=self.config, inputs_embeds=hidden, attention_mask=padding, past_key_values=cache
+            )
+        if segment.beacons and implementation in ("eager", "sdpa"):
+            additive = implementation == "eager"
+            masks[BEACONS] = beacon_mask(segment.beacon_rows, kept, rows, padding, hidden, additive)
+        return masks
