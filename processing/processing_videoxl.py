@@ -1,7 +1,7 @@
 """Text, images and videos into the inputs of Video-XL."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,8 +116,8 @@ class VideoXLProcessor(ProcessorMixin):
         rows = [text] if isinstance(text, str) else text
         if not isinstance(rows, (list, tuple)) or not rows or not all(isinstance(row, str) for row in rows):
             raise ValueError(f"text must be a prompt or a non-empty list of prompts, got {text!r:.200}")
-        ids = [encode_pieces(self.tokenizer, [Piece(row, trusted=True)]) for row in rows]
-        return self._model_inputs(ids, images, videos, kwargs)
+        encoded = [encode_pieces(self.tokenizer, [Piece(row, trusted=True)]) for row in rows]
+        return self._model_inputs(encoded, images, videos, kwargs)
 
     def apply_chat_template(
         self,
@@ -157,34 +157,63 @@ class VideoXLProcessor(ProcessorMixin):
         Raises:
             ValueError: naming the message or part that is no good.
         """
-        if answer_prefix is not None:
-            if continue_final_message:
-                raise ValueError("answer_prefix starts a new answer, continue_final_message continues one: give one")
-            add_generation_prompt = True
         template = self._resolve_chat_template(chat_template)
         processing, variables = self._split_template_arguments(template, dict(processor_kwargs or {}), kwargs)
-        is_batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        is_batched = is_batch(conversation)
         conversations = list(conversation) if is_batched else [conversation]
-        for one in conversations:
-            check_conversation(one)
-        texts: list[str] = []
-        prompts = super().apply_chat_template(
-            with_stand_ins(conversations, texts) if tokenize else conversations,
+        variables.update(
             chat_template=template,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **variables,
+            answer_prefix=answer_prefix,
         )
         if not tokenize:
-            prompts = [prompt + (answer_prefix or "") for prompt in prompts]
+            prompts = [prompt + (answer_prefix or "") for prompt in self._render(conversations, **variables)]
             return prompts if is_batched else prompts[0]
-        start = [Piece(answer_prefix or "", trusted=False)]
-        ids = [encode_pieces(self.tokenizer, rendered_pieces(prompt, texts) + start) for prompt in prompts]
         if return_tensors != "auto":
             processing["return_tensors"] = return_tensors
-        images, videos = ([media_of(one, kind) for one in conversations] for kind in ("image", "video"))
-        inputs = self._model_inputs(ids, images, videos, processing)
+        rows = self.encode_chats(conversations, **variables)
+        inputs = self._model_inputs(rows, *self.chat_media(conversations), processing)
         return inputs if return_dict else inputs["input_ids"]
+
+    def _render(
+        self,
+        conversations: Sequence[Sequence[Mapping]],
+        texts: list[str] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        answer_prefix: str | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """The prompts of checked conversations; with `texts`, stand-ins in the texts' places and the texts in it."""
+        for conversation in conversations:
+            check_conversation(conversation)
+        if answer_prefix is not None and continue_final_message:
+            raise ValueError("answer_prefix starts a new answer, continue_final_message continues one: give one")
+        return super().apply_chat_template(
+            list(conversations) if texts is None else with_stand_ins(conversations, texts),
+            add_generation_prompt=add_generation_prompt or answer_prefix is not None,
+            continue_final_message=continue_final_message,
+            **kwargs,
+        )
+
+    def encode_chats(
+        self, conversations: Sequence[Sequence[Mapping]], answer_prefix: str | None = None, **kwargs: Any
+    ) -> list[list[int]]:
+        """
+        The token ids of each conversation's prompt, with one placeholder per image or video.
+
+        Takes the prompt's arguments of [`apply_chat_template`] and gives its guarantee; opens no media.
+        """
+        texts: list[str] = []
+        prompts = self._render(conversations, texts, answer_prefix=answer_prefix, **kwargs)
+        start = [Piece(answer_prefix or "", trusted=False)]
+        return [encode_pieces(self.tokenizer, rendered_pieces(prompt, texts) + start) for prompt in prompts]
+
+    def chat_media(self, conversations: Sequence[Sequence[Mapping]]) -> tuple[list[list[Any]], list[list[Any]]]:
+        """The images and the videos of each conversation, in order."""
+        images, videos = ([media_of(one, kind) for one in conversations] for kind in ("image", "video"))
+        return images, videos
 
     def _split_template_arguments(
         self, template: str, processing: dict[str, Any], kwargs: dict[str, Any]
@@ -208,7 +237,7 @@ class VideoXLProcessor(ProcessorMixin):
             "videos_kwargs": tuple(self.video_processor.valid_kwargs.__annotations__),
         }
 
-    def _route(self, kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+    def _route(self, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """`kwargs` for text, images and videos, whether they came flat or in `text_kwargs` and so on."""
         names = self._argument_names()
         routed = {group: dict(kwargs.get(group) or {}) for group in names}
@@ -221,44 +250,58 @@ class VideoXLProcessor(ProcessorMixin):
                 raise TypeError(f"VideoXLProcessor got an unknown argument {name!r}")
             for group in groups:
                 routed[group].setdefault(name, value)
-        return [routed[group] for group in names]
+        return routed
 
-    def _model_inputs(self, ids: list[list[int]], images: Any, videos: Any, kwargs: dict[str, Any]) -> BatchFeature:
+    def _model_inputs(self, rows: list[list[int]], images: Any, videos: Any, kwargs: dict[str, Any]) -> BatchFeature:
         """Model inputs of prompts whose placeholders still stand for one whole item each."""
-        text_kwargs, images_kwargs, videos_kwargs = self._route(kwargs)
-        if images_kwargs.get("as_frames"):
-            visuals = self._frames_of_images(ids, images, videos, images_kwargs)
-        else:
-            visuals = self._images(ids, images, images_kwargs) | self._videos(ids, videos, videos_kwargs)
+        kwargs = self._route(kwargs)
+        text_kwargs = kwargs.pop("text_kwargs")
+        visuals = self.visual_inputs(rows, images, videos, **kwargs)
+        if not text_kwargs.pop("return_metadata", False):
+            visuals.pop("video_metadata", None)
+        return_tensors = text_kwargs.pop("return_tensors", "pt")
+        batch = pad_rows(self.expand(rows, visuals), self.tokenizer, return_tensors=return_tensors, **text_kwargs)
+        keep = ["pixel_values", "pixel_values_videos", "image_sizes", "video_metadata"]
+        return BatchFeature({**batch, **visuals}, tensor_type=return_tensors, skip_tensor_conversion=keep)
+
+    def visual_inputs(self, rows: list[list[int]], images: Any = None, videos: Any = None, **kwargs: Any) -> dict:
+        """
+        The pixel values, as named in [`__call__`], of the items that stand in `rows`, prompts as [`encode_chats`]
+        makes them. `images`, `videos` and `kwargs` are those of [`__call__`].
+        """
+        kwargs = self._route(kwargs)
+        if kwargs["images_kwargs"].get("as_frames"):
+            return self._frames_of_images(rows, images, videos, kwargs["images_kwargs"])
+        return self._images(rows, images, kwargs["images_kwargs"]) | self._videos(
+            rows, videos, kwargs["videos_kwargs"]
+        )
+
+    def expand(self, rows: list[list[int]], visuals: Mapping[str, Any]) -> list[list[int]]:
+        """`rows` with one placeholder per visual token; `visuals` holds the items of all rows, in order."""
         spans = {
             self.image_token_id: [len(tiles) * self.tokens_per_tile for tiles in visuals.get("pixel_values", [])],
             self.video_token_id: [len(v) * self.tokens_per_frame for v in visuals.get("pixel_values_videos", [])],
         }
-        if not text_kwargs.pop("return_metadata", False):
-            visuals.pop("video_metadata", None)
-        return_tensors = text_kwargs.pop("return_tensors", "pt")
-        batch = pad_rows(expand_placeholders(ids, spans), self.tokenizer, return_tensors=return_tensors, **text_kwargs)
-        keep = ["pixel_values", "pixel_values_videos", "image_sizes", "video_metadata"]
-        return BatchFeature({**batch, **visuals}, tensor_type=return_tensors, skip_tensor_conversion=keep)
+        return expand_placeholders(rows, spans)
 
-    def _images(self, ids: list[list[int]], images: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        counts = [row.count(self.image_token_id) for row in ids]
+    def _images(self, rows: list[list[int]], images: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        counts = [row.count(self.image_token_id) for row in rows]
         flat = items_in_order(images, counts, is_image, "image", self.image_token)
         return dict(self.image_processor(flat, **kwargs)) if flat else {}
 
-    def _videos(self, ids: list[list[int]], videos: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        counts = [row.count(self.video_token_id) for row in ids]
+    def _videos(self, rows: list[list[int]], videos: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        counts = [row.count(self.video_token_id) for row in rows]
         flat = items_in_order(videos, counts, is_video, "video", self.video_token)
         return dict(self.video_processor(flat, **kwargs)) if flat else {}
 
     def _frames_of_images(
-        self, ids: list[list[int]], images: Any, videos: Any, kwargs: dict[str, Any]
+        self, rows: list[list[int]], images: Any, videos: Any, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """All images of a row as the frames of its one `<video>`."""
         if videos is not None and any(row for row in videos):
             raise ValueError("as_frames=True makes images take the <video> placeholders: give images or videos")
         per_row = nested_rows(images, is_image) or [[images] if is_image(images) else list(images or [])]
-        counts = [row.count(self.video_token_id) for row in ids]
+        counts = [row.count(self.video_token_id) for row in rows]
         if [int(bool(row)) for row in per_row] != counts:
             raise ValueError(
                 f"as_frames=True needs one {self.video_token} in each prompt with images, and one list of images per "
@@ -268,12 +311,20 @@ class VideoXLProcessor(ProcessorMixin):
         return {"pixel_values_videos": spans}
 
 
+def is_batch(conversation: Any) -> bool:
+    """Whether these are several conversations."""
+    return (
+        isinstance(conversation, (list, tuple)) and bool(conversation) and isinstance(conversation[0], (list, tuple))
+    )
+
+
 def is_image(item: Any) -> bool:
     is_array = isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim in (2, 3)
     return is_array or isinstance(item, (Image.Image, str, os.PathLike))
 
 
 def is_video(item: Any) -> bool:
+    """Paths in a list are several videos, images in a list are the frames of one."""
     if isinstance(item, (list, tuple)):
         return len(item) > 0 and all(is_image(frame) and not isinstance(frame, (str, os.PathLike)) for frame in item)
     return isinstance(item, (str, os.PathLike)) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 4)
