@@ -75,19 +75,16 @@ def build_processor(
     side = config.vision_config.image_size
     pixels = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     pixels |= read_vision_preprocessor(vision_tower)
-    add_placeholder_tokens(tokenizer)
-    processor = VideoXLProcessor(
+    ids = add_placeholder_tokens(tokenizer)
+    if ids != (config.image_token_id, config.video_token_id):
+        raise ValueError(
+            f"The tokenizer's files give <image> and <video> the ids {ids}, where the first two unused ones, "
+            f"{(config.image_token_id, config.video_token_id)}, are expected: they hold tokens of those names."
+        )
+    return VideoXLProcessor(
         image_processor=VideoXLImageProcessor(image_grid_pinpoints=config.image_grid_pinpoints, **pixels),
         video_processor=VideoXLVideoProcessor(**pixels),
         tokenizer=tokenizer,
         tokens_per_frame=config.tokens_per_frame,
         tokens_per_tile=config.tokens_per_tile,
     )
-    ids = {"<image>": config.image_token_id, "<video>": config.video_token_id}
-    for token, expected in ids.items():
-        if tokenizer.convert_tokens_to_ids(token) != expected:
-            raise ValueError(
-                f"The tokenizer gives {token} the id {tokenizer.convert_tokens_to_ids(token)}, not {expected}: its "
-                "files have tokens of their own where the placeholders go."
-            )
-    return processor

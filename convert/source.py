@@ -53,11 +53,15 @@ def locate_source(
     return folder
 
 
-def _download(repo_id: str, subfolder: str | None, allow_bin: bool) -> Path:
+def wanted_files(subfolder: str | None, allow_bin: bool) -> list[str]:
+    """Patterns of the files that are fetched from a repository, and no others."""
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    patterns = [prefix + name for name in SMALL_FILES + SAFETENSORS_FILES + (BIN_FILES if allow_bin else ())]
+    return [prefix + name for name in SMALL_FILES + SAFETENSORS_FILES + (BIN_FILES if allow_bin else ())]
+
+
+def _download(repo_id: str, subfolder: str | None, allow_bin: bool) -> Path:
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+        return Path(snapshot_download(repo_id, allow_patterns=wanted_files(subfolder, allow_bin)))
     except Exception as error:  # the client raises many kinds, for bad ids as for a missing network
         raise ValueError(
             f"{repo_id!r} is no folder here, and could not be had as a repository from the Hub: {error}"
