@@ -215,6 +215,16 @@ class VideoXLProcessor(ProcessorMixin):
         images, videos = ([media_of(one, kind) for one in conversations] for kind in ("image", "video"))
         return images, videos
 
+    def check_chat(self, conversation: Any) -> None:
+        """Raise a `ValueError` that names the message, if `conversation` is no list of well-formed messages."""
+        check_conversation(conversation)
+
+    @property
+    def visual_argument_names(self) -> set[str]:
+        """The arguments of [`visual_inputs`]."""
+        names = self._argument_names()
+        return {*names["images_kwargs"], *names["videos_kwargs"], "images_kwargs", "videos_kwargs"}
+
     def _split_template_arguments(
         self, template: str, processing: dict[str, Any], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -292,7 +302,8 @@ class VideoXLProcessor(ProcessorMixin):
     def _videos(self, rows: list[list[int]], videos: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         counts = [row.count(self.video_token_id) for row in rows]
         flat = items_in_order(videos, counts, is_video, "video", self.video_token)
-        return dict(self.video_processor(flat, **kwargs)) if flat else {}
+        # one list deeper: a video may itself be a list of its pictures' names
+        return dict(self.video_processor([flat], **kwargs)) if flat else {}
 
     def _frames_of_images(
         self, rows: list[list[int]], images: Any, videos: Any, kwargs: dict[str, Any]
