@@ -309,7 +309,8 @@ class VideoXLProcessor(ProcessorMixin):
         self, rows: list[list[int]], images: Any, videos: Any, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """All images of a row as the frames of its one `<video>`."""
-        if videos is not None and any(row for row in videos):
+        nested = nested_rows(videos, is_video)
+        if any(nested) if nested is not None else videos is not None:
             raise ValueError("as_frames=True makes images take the <video> placeholders: give images or videos")
         per_row = nested_rows(images, is_image) or [[images] if is_image(images) else list(images or [])]
         counts = [row.count(self.video_token_id) for row in rows]
