@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import Qwen2Tokenizer
 
 from videoxl.convert.conversion_plan import ConversionError
 from videoxl.convert.source import DEFAULT_SOURCE, locate_source
@@ -67,7 +67,7 @@ def check_conversion(
 
 
 def _short_input(model: VideoXLForCausalLM, dest: Path) -> dict:
-    config, tokenizer = model.config, AutoTokenizer.from_pretrained(dest)
+    config, tokenizer = model.config, Qwen2Tokenizer.from_pretrained(dest)
     before = tokenizer("Some frames of a film:", return_tensors="pt").input_ids
     after = tokenizer("What do they show?", return_tensors="pt").input_ids
     seen = torch.full((1, FRAMES * config.tokens_per_frame), config.video_token_id)

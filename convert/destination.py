@@ -23,13 +23,14 @@ def new_folder(dest: str | os.PathLike, overwrite: bool = False) -> Iterator[Pat
     dest = Path(dest).absolute()
     _refuse_to_overwrite(dest, overwrite)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.unfinished-", dir=dest.parent))
+    hidden = Path(tempfile.mkdtemp(prefix=f".{dest.name}.unfinished-", dir=dest.parent))
+    work = hidden / dest.name  # inside, so that it gets the usual permissions and not mkdtemp's
     try:
+        work.mkdir()
         yield work
-        work.chmod(0o755)  # mkdtemp makes it readable by its owner alone
         _put_in_place(work, dest)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _refuse_to_overwrite(dest: Path, overwrite: bool) -> None:

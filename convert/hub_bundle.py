@@ -61,6 +61,7 @@ def export_hub(
     Raises:
         ConversionError: if the weights are not those of the folder's configuration, under our names.
         FileExistsError, FileNotFoundError, ValueError: for a destination, a file or a name that will not do.
+        RuntimeError: if the upload fails; the bundle is in `dest` all the same.
     """
     if push is not None:
         _validate_repo(push)
@@ -75,8 +76,9 @@ def export_hub(
             if file.is_file():
                 shutil.copyfile(file, work / file.name)
         _write_processor(folder, work)
-        served = config.to_dict() | {"auto_map": MODEL_AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
-        _write_json(work / "config.json", served | {"architectures": ["VideoXLForCausalLM"]})
+        config.architectures = ["VideoXLForCausalLM"]
+        config.save_pretrained(work)
+        _add_to_json(work / "config.json", {"auto_map": MODEL_AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES})
         (work / "README.md").write_text(model_card(config, weights, push), encoding="utf-8")
     if push is not None:
         _upload(Path(dest), push, private)
@@ -121,15 +123,21 @@ def _check_names(weights: WeightFiles, config: VideoXLConfig) -> None:
 
 def _write_processor(folder: Path, work: Path) -> None:
     VideoXLProcessor.from_pretrained(folder).save_pretrained(work)
-    path = work / "processor_config.json"
+    _add_to_json(
+        work / "processor_config.json",
+        {
+            "auto_map": PROCESSOR_AUTO_MAP,
+            "image_processor": {"auto_map": IMAGE_PROCESSOR_AUTO_MAP},
+            "video_processor": {"auto_map": VIDEO_PROCESSOR_AUTO_MAP},
+        },
+    )
+
+
+def _add_to_json(path: Path, additions: dict) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["auto_map"] = PROCESSOR_AUTO_MAP
-    values["image_processor"]["auto_map"] = IMAGE_PROCESSOR_AUTO_MAP
-    values["video_processor"]["auto_map"] = VIDEO_PROCESSOR_AUTO_MAP
-    _write_json(path, values)
-
-
-def _write_json(path: Path, values: dict) -> None:
+    for name, addition in additions.items():
+        inner = values.get(name)
+        values[name] = inner | addition if isinstance(inner, dict) else addition
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -149,5 +157,8 @@ def _validate_repo(repo_id: str) -> None:
 
 def _upload(folder: Path, repo_id: str, private: bool) -> None:
     api = HfApi()
-    api.create_repo(repo_id, exist_ok=True, private=private)
-    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Video-XL")
+    try:
+        api.create_repo(repo_id, exist_ok=True, private=private)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Video-XL")
+    except Exception as error:  # the client raises many kinds: no token, no rights, no network
+        raise RuntimeError(f"The bundle is whole in {folder}, but {repo_id} did not take it: {error}") from error

@@ -74,6 +74,7 @@ class ShardWriter:
         self.written += 1
         name = "model.safetensors" if self.count == 1 else f"model-{self.written:05d}-of-{self.count:05d}.safetensors"
         save_file(tensors, self.folder / name, metadata={"format": "pt"})
+        (self.folder / name).chmod(self.folder.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
         for key, tensor in tensors.items():
             self.weight_map[key] = name
             self.parameters += tensor.numel()

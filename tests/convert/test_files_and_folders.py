@@ -168,7 +168,8 @@ def test_killed_conversion_leaves_nothing_that_looks_whole(published, tmp_path):
     killed = run(KILLED_BEFORE_THE_END, published.folder, dest, CLIP)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not dest.exists()
-    assert not list(tmp_path.glob(".dest.unfinished-*/config.json"))
+    assert list(tmp_path.glob(".dest.unfinished-*/dest/model-*.safetensors"))
+    assert not list(tmp_path.glob(".dest.unfinished-*/dest/config.json"))
     published.convert(dest)
     assert (dest / "config.json").is_file()
 
