@@ -1,12 +1,20 @@
 """What `generate` does differently for a model whose cache is shorter than what it has seen."""
 
+import inspect
+
 import torch
 from transformers.generation import GenerationMixin
 
-from .inputs_videoxl import token_types
-from .windows_videoxl import IMAGE, VIDEO, find_spans
+from .inputs_videoxl import NAMES, PIXEL_ARGUMENTS, token_types
+from .windows_videoxl import find_spans
 
-PIXELS = {IMAGE: "pixel_values", VIDEO: "pixel_values_videos"}
+VISUAL_ARGUMENTS = (
+    *PIXEL_ARGUMENTS.values(),
+    "image_sizes",
+    "mm_token_type_ids",
+    "mm_encoder_outputs",
+    "compression_ratio",
+)
 
 
 class VideoXLGenerationMixin(GenerationMixin):
@@ -31,6 +39,17 @@ class VideoXLGenerationMixin(GenerationMixin):
     def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
         """Frames are encoded window by window, not all before the first: their features would outweigh the memory."""
         return model_kwargs
+
+    def _get_candidate_generator(self, *args, model_kwargs, assistant_model=None, **kwargs):
+        if assistant_model is not None:
+            accepted = inspect.signature(assistant_model.forward).parameters
+            # A text-only assistant drafts blind: what it has no argument for it does not get.
+            model_kwargs = {
+                name: value for name, value in model_kwargs.items() if name in accepted or name not in VISUAL_ARGUMENTS
+            }
+        return super()._get_candidate_generator(
+            *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
+        )
 
     def init_continuous_batching(self, *args, **kwargs):
         raise ValueError(
@@ -58,33 +77,30 @@ class VideoXLGenerationMixin(GenerationMixin):
         return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
 
     def _visuals_of(self, model_kwargs: dict):
-        names = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+        names = (*PIXEL_ARGUMENTS.values(), "mm_encoder_outputs")
         return self.model.visual_inputs(**{name: model_kwargs.get(name) for name in names})
 
     def _visuals_for_rows(self, rows: list[int], model_kwargs: dict, visuals) -> dict:
-        """The images and videos of the batch's `rows`, some of them repeated or left out, as arguments of `forward`."""
+        """The images and videos of the batch's `rows`, some repeated or left out, as arguments of `forward`."""
         embeds, types = model_kwargs.get("inputs_embeds"), model_kwargs.get("mm_token_type_ids")
         if types is None:
             types = self.model._types_of_embeds(embeds)
         types = token_types(None, types, tuple(types.shape), {})
         items = visuals.items(types)
         spans = [find_spans(row, items, index) for index, row in enumerate(types)]
-        chosen = {
-            kind: [span.item for row in rows for span in spans[row] if span.kind == kind] for kind in (IMAGE, VIDEO)
-        }
+        chosen = {kind: [span.item for row in rows for span in spans[row] if span.kind == kind] for kind in NAMES}
         arguments = {}
-        for kind, name in PIXELS.items():
+        for kind, name in PIXEL_ARGUMENTS.items():
             if model_kwargs.get(name) is not None:
                 given = model_kwargs[name]
                 given = [given] if getattr(given, "ndim", None) == 4 else given
                 arguments[name] = [given[item] for item in chosen[kind]]
         encoded = model_kwargs.get("mm_encoder_outputs")
         if encoded:
-            kinds = {"image": IMAGE, "video": VIDEO}
             arguments["mm_encoder_outputs"] = {
-                name: [getattr(output, "pooler_output", output)[item] for item in chosen[kinds[name]]]
-                for name, output in encoded.items()
-                if output is not None
+                name: [getattr(encoded[name], "pooler_output", encoded[name])[item] for item in chosen[kind]]
+                for kind, name in NAMES.items()
+                if encoded.get(name) is not None
             }
         return arguments
 
@@ -101,6 +117,8 @@ class VideoXLGenerationMixin(GenerationMixin):
         **kwargs,
     ):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        # An assistant's calls are never called first, but its first one needs the film as the model's does.
+        is_first_iteration = is_first_iteration or past == 0
         if is_first_iteration and next_sequence_length is None and past:
             # Assisted decoding hands the whole conversation over, whatever the cache has seen of it.
             next_sequence_length = input_ids.shape[1] - past

@@ -26,7 +26,7 @@ def as_items(name: str, pixels, image_size: int) -> list[torch.Tensor]:
         shape = tuple(getattr(item, "shape", ()))
         if len(shape) != 4 or shape[1:] != (3, image_size, image_size) or not shape[0]:
             raise ValueError(
-                f"{name}[{index}] has shape {shape or type(item).__name__}: give frames (or tiles) of shape [count, 3, "
+                f"{name}[{index}] has shape {shape or type(item).__name__}: give frames or tiles of shape [count, 3, "
                 f"{image_size}, {image_size}] with at least one, as the processor makes them."
             )
     return items

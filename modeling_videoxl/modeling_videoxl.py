@@ -64,7 +64,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
     # Vision
 
     def _encode(self, kind: int, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Frames or tiles `[F, 3, H, W]` to visual tokens `[F · M, D]`, pooled behind the projector as the authors do."""
+        """Frames or tiles `[F, 3, H, W]` to visual tokens `[F · M, D]`; pooling comes behind the projector."""
         device = self.vision_tower.device
         pixel_values = pixel_values.to(None if device.type == "meta" else device, self.vision_tower.dtype)
         config = self.config

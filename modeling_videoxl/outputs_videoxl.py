@@ -54,7 +54,7 @@ class GroupOutput:
 def gather_columns(
     outputs: list[GroupOutput], batch: int, columns: np.ndarray, layer: int | None = None
 ) -> torch.Tensor:
-    """Output at the columns that are true in `columns` `[T]`, for every row of the batch; zeros where it is padding."""
+    """Output at the columns that are true in `columns` `[T]`, for every row of the batch; zeros at padding."""
     asked = np.flatnonzero(columns)
     rows: list[torch.Tensor | None] = [None] * batch
     for output in outputs:
