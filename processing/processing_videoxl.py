@@ -310,7 +310,8 @@ class VideoXLProcessor(ProcessorMixin):
     ) -> dict[str, Any]:
         """All images of a row as the frames of its one `<video>`."""
         nested = nested_rows(videos, is_video)
-        if any(nested) if nested is not None else videos is not None:
+        videos_given = videos is not None if nested is None else any(nested)
+        if videos_given:
             raise ValueError("as_frames=True makes images take the <video> placeholders: give images or videos")
         per_row = nested_rows(images, is_image) or [[images] if is_image(images) else list(images or [])]
         counts = [row.count(self.video_token_id) for row in rows]

@@ -284,3 +284,22 @@ def test_a_tokenizer_without_placeholders_is_refused(processor):
     bare = AutoTokenizer.from_pretrained(processor.tokenizer.name_or_path)
     with pytest.raises(ValueError, match="add_placeholder_tokens"):
         VideoXLProcessor(processor.image_processor, processor.video_processor, bare)
+
+
+def test_a_question_joins_the_newline_before_it(processor, tmp_path):
+    """Qwen2 has a token for two newlines, which the authors' prompt makes of the placeholder's and a question's."""
+    for name in ("vocab.json", "merges.txt", "added_tokens.json"):
+        shutil.copy(f"{processor.tokenizer.name_or_path}/{name}", tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    merges = (tmp_path / "merges.txt").read_text().splitlines()
+    given_up = "".join(merges.pop().split())
+    vocabulary["ĊĊ"] = vocabulary.pop(given_up)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("\n".join([*merges, "Ċ Ċ"]) + "\n")
+    tokenizer = Qwen2Tokenizer.from_pretrained(tmp_path)
+    add_placeholder_tokens(tokenizer)
+    other = VideoXLProcessor(processor.image_processor, processor.video_processor, tokenizer)
+    messages = [user(VIDEO, "\nWhat?")]
+    (ids,) = other.encode_chats([messages])
+    assert vocabulary["ĊĊ"] in ids
+    assert ids == tokenizer(plain_prompt(messages))["input_ids"]
