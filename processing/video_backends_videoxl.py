@@ -23,8 +23,16 @@ _FORMATS = (
 )
 #: Containers whose seeking lands on the keyframe that was asked for; others are decoded from the start.
 _SEEKABLE = {"mov", "matroska", "avi"}
+#: Frames may be stored this many places away from their place of display (H.264, HEVC).
+_REORDERING = 16
+#: AVI stores no presentation times; for these codecs FFmpeg's guess is not in the order of display.
+_GUESSED_IN_AVI = {"h264", "hevc"}
 #: "explode" makes decoders report damage that they would otherwise conceal with guessed pictures.
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
+
+
+#: Besides FFmpeg's errors PyAV lets Python's own escape on damaged files (a stream that appears late: IndexError).
+_PYAV_ERRORS = (FFmpegError, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
 class VideoDecodeError(ValueError):
@@ -37,10 +45,11 @@ class FrameIndexError(Exception):
 
 @dataclass
 class Damage:
-    """Frames that cannot be shown, from `time` (seconds) on, in words."""
+    """Frames that cannot be shown after `time` (seconds) and before `until` (None: to the end), in words."""
 
     time: float
     text: str
+    until: float | None = None
 
 
 class PyAVReader:
@@ -63,6 +72,7 @@ class PyAVReader:
     """
 
     backend = "pyav"
+    has_clock = True
 
     def __init__(self, path: str):
         self.path = path
@@ -93,7 +103,7 @@ class PyAVReader:
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
         try:
             container = av.open("file:" + os.path.abspath(self.path), options=options, metadata_errors="replace")
-        except (FFmpegError, OSError, ValueError) as error:
+        except _PYAV_ERRORS as error:
             raise VideoDecodeError(
                 f"{self.path}: not a video file that can be read ({_words(error)}). "
                 + ("It is cut short before its table of contents." if is_cut_short(self.path) else "")
@@ -130,18 +140,18 @@ class PyAVReader:
     def _index_packets(self) -> None:
         """Frame times from the packets, without decoding; by decoding where packets do not tell."""
         stream = self._stream
-        shown, keys, truthful, discarded, ended = [], [], True, False, None
+        shown, keys, truthful, discarded, ended = [], [], True, 0, None
         packets = self._container.demux(stream)
         while True:
             try:
                 packet = next(packets, None)
-            except (FFmpegError, OSError, ValueError) as error:
+            except _PYAV_ERRORS as error:
                 ended = _words(error)
                 break
             if packet is None:
                 break
             if packet.size == 0 or packet.is_discard:
-                discarded |= packet.is_discard
+                discarded += packet.is_discard
                 continue
             if packet.is_corrupt:
                 ended = "incomplete packet"
@@ -154,12 +164,13 @@ class PyAVReader:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         pts = np.array(sorted(shown), dtype=np.int64)
         self._keys = np.array(sorted(keys), dtype=np.int64).reshape(-1, 2)  # [K, 2] (pts, dts)
+        truthful &= not ("avi" in self._container.format.name and stream.codec_context.name in _GUESSED_IN_AVI)
         self._by_time = truthful and len(pts) == len(np.unique(pts))
         self._plain = not discarded and not _has_leading_frames(shown, self._keys[:, 0].tolist())
         self._may_seek = bool(_SEEKABLE & set(self._container.format.name.split(",")))
         if self._by_time:
             self._set_times(pts)
-            self._note_cut(ended, declared=stream.frames, duration=self._declared_duration())
+            self._note_cut(ended, discarded, shown[-1])
         else:
             self.reindex()
 
@@ -168,33 +179,34 @@ class PyAVReader:
         self._by_time = False
         self.damage = []
         self._open()
-        times, number = [], 0
-        base = self._stream.time_base
+        times, damaged_after = [], []
         for frame, sound in self._frames:
-            if not sound:
-                self.damage.append(Damage(times[-1] if times else 0.0, "damaged frames"))
-                continue
-            times.append(number / self._header_rate() if frame.pts is None else float(frame.pts * base))
-            number += 1
-        if self._trouble and not self.damage:
-            self.damage.append(Damage(times[-1] if times else 0.0, "damaged frames"))
-        ordered = np.maximum.accumulate(np.array(times)) if times else np.zeros(0)
-        self._set_times(ordered, base=1)
-        self._shift_damage(ordered)
-        self._note_cut(None, declared=self._stream.frames, duration=self._declared_duration())
+            if sound:
+                times.append(np.nan if frame.pts is None else float(frame.pts * self._stream.time_base))
+            else:
+                damaged_after.append(len(times))
+        if self._trouble and not damaged_after:
+            damaged_after.append(len(times))
+        self._set_times(_ordered_times(np.array(times), self._header_rate()), base=1)
+        self.damage = [self._damage_between(count - 1, count) for count in sorted(set(damaged_after))]
+        self._note_cut(None)
 
     def _set_times(self, pts: np.ndarray, base=None) -> None:
         if len(pts) == 0:
             raise VideoDecodeError(f"{self.path}: its video stream holds no frame that can be shown.")
         self._pts = pts
-        base = self._stream.time_base if base is None else base
-        self.times = (pts - pts[0]) * float(base)
+        self._base = self._stream.time_base if base is None else base
+        self.times = (pts - pts[0]) * float(self._base)
         self.rate = self._true_rate()
         self.duration = float(self.times[-1]) + 1.0 / self.rate
 
-    def _shift_damage(self, times: np.ndarray) -> None:
-        for damage in self.damage:
-            damage.time = max(0.0, damage.time - float(times[0]))
+    def _damage_between(self, before: int, after: int) -> Damage:
+        """Damage between two neighbouring frames that can be shown."""
+        until = float(self.times[after]) if after < len(self.times) else None
+        if before < 0:
+            return Damage(0.0, "damaged frames at the beginning", until)
+        time = float(self.times[before])
+        return Damage(time, f"damaged frames after {time:.3f} s", until)
 
     def _header_rate(self) -> float:
         return float(self._stream.average_rate or self._stream.guessed_rate or 0) or 25.0
@@ -208,24 +220,28 @@ class PyAVReader:
         measured = (len(self.times) - 1) / span
         return declared if abs(declared - measured) <= 0.01 * measured else measured
 
-    def _declared_duration(self) -> float | None:
-        """Seconds that the video should last after its first frame, by the container; None if it does not say."""
-        stream = self._stream
-        if stream.duration:
-            return float(stream.duration * stream.time_base)
-        return self._container.duration / 1e6 if self._container.duration else None
+    def _holds_all(self, discarded: int) -> bool:
+        """Whether all frames are there that the container's header promises (it may be cut behind them)."""
+        name = self._container.format.name
+        if "mov" in name or "avi" in name:
+            return len(self.times) + discarded >= self._stream.frames > 0
+        if "matroska" in name and self._container.duration:
+            return self.duration >= self._container.duration / 1e6 - 0.5 / self.rate
+        return False
 
-    def _note_cut(self, ended: str | None, declared: int, duration: float | None) -> None:
-        """Adds damage at the end if the file stops before its last frame."""
+    def _note_cut(self, ended: str | None, discarded: int = 0, last: int | None = None) -> None:
+        """Adds damage at the end if the file stops before its last frame; `last`: time of the last packet in it."""
+        declared = self._stream.frames
         if ended is None:
-            whole = len(self.times) >= declared > 0 or (duration and self.duration >= duration - 1.5 / self.rate)
-            if whole or not is_cut_short(self.path):
+            if not is_cut_short(self.path) or self._holds_all(discarded):
                 return
             ended = "the file is cut short"
+            # What lies at the cut is incomplete, which decoders do not always notice.
+            self._set_times(self._pts[self._pts != (self._pts[-1] if last is None else last)], self._base)
         missing = f" of {declared}" if declared > len(self.times) else ""
-        self.damage.append(
-            Damage(float(self.times[-1]), f"{ended} after frame {len(self.times)}{missing} ({self.duration:.3f} s)")
-        )
+        first_missing = float(self.times[max(0, len(self.times) - _REORDERING)])
+        text = f"{ended} after frame {len(self.times)}{missing} ({self.duration:.3f} s)"
+        self.damage.append(Damage(first_missing, text))
 
     def _look_at_first_frame(self) -> None:
         """The displayed size; and whether what the packets promise first is what is shown first."""
@@ -255,11 +271,13 @@ class PyAVReader:
         while True:
             try:
                 packet = next(packets, None)
-            except (FFmpegError, OSError, ValueError):
+            except _PYAV_ERRORS:
                 self._trouble, packet = True, None
+            if packet is not None and packet.size == 0:  # would end the decoder
+                continue
             try:
                 frames = self._stream.decode(packet)  # None: what is still inside the decoder
-            except (FFmpegError, OSError, ValueError):
+            except _PYAV_ERRORS:
                 self._trouble, sound, frames = True, False, []
             if packet is not None and packet.is_corrupt:
                 self._trouble, sound = True, False
@@ -320,26 +338,38 @@ class PyAVReader:
             return
         try:
             self._container.seek(int(self._keys[key, 1]), stream=self._stream, backward=True)
-        except (FFmpegError, OSError, ValueError):
+        except _PYAV_ERRORS:
             self._trouble = True
             return
         self._frames = self._decoded()
-        self._held = None
+        self._held = self._position = None
 
     def _advance_to(self, target: int) -> tuple[av.VideoFrame | None, bool]:
         """Decodes up to the frame shown at exactly `target`; (None, False) if there is none."""
         while True:
-            frame, sound = self._held or next(self._frames, (None, False))
+            frame, sound = self._held or self._next_ascending()
             self._held = None
             if frame is None:
                 return None, False
-            if frame.pts is None or frame.pts < target:
-                continue
-            self._position = frame.pts
             if frame.pts == target:
                 return frame, sound
-            self._held = (frame, sound)
-            return None, False
+            if frame.pts > target:
+                self._held = (frame, sound)
+                return None, False
+
+    def _next_ascending(self) -> tuple[av.VideoFrame | None, bool]:
+        """The next frame; (None, False) at the end, or if it is not later than the one before."""
+        frame, sound = next(self._frames, (None, False))
+        while frame is not None and not self._is_later(frame):
+            if not self._trouble:
+                return None, False
+            frame, sound = next(self._frames, (None, False))
+        if frame is not None:
+            self._position = frame.pts
+        return frame, sound
+
+    def _is_later(self, frame: av.VideoFrame) -> bool:
+        return frame.pts is not None and (self._position is None or frame.pts > self._position)
 
     def _frame_at_ordinal(self, index: int) -> av.VideoFrame | None:
         for frame, sound in self._frames:
@@ -375,6 +405,18 @@ def _upright(frame: av.VideoFrame, image: np.ndarray) -> np.ndarray:
     image = image[:, ::-1] if flip_x else image
     image = image[::-1] if flip_y else image
     return np.ascontiguousarray(image)
+
+
+def _ordered_times(times: np.ndarray, rate: float) -> np.ndarray:
+    """Ascending seconds of frames in display order, whose own times may be missing, exchanged or jump."""
+    if len(times) < 2 or bool(np.all(np.diff(times) > 0)):
+        return np.nan_to_num(times)
+    order = np.argsort(times, kind="stable")
+    ascending = times[order]
+    exchanged = np.abs(order - np.arange(len(times))).max() <= 32
+    if exchanged and bool(np.all(np.diff(ascending) > 0)):
+        return ascending
+    return np.arange(len(times)) / rate
 
 
 def _has_leading_frames(decode_order: list[int], key_times: list[int]) -> bool:

@@ -10,14 +10,13 @@ _EBML_HEADER, _EBML_SEGMENT = 0x1A45DFA3, 0x18538067
 
 
 def is_cut_short(path: str) -> bool:
-    """True if the outermost structure of an mp4/mov, mkv/webm, avi or gif file ends beyond the end of the file.
+    """True if the outermost structure of an mp4/mov, mkv/webm, avi, gif or MPEG-TS file ends beyond the file's end.
 
-    Decoders pass over such a cut in silence in several of these formats. Formats without an outer size (MPEG-TS,
-    raw streams) give False: a shorter stream is a whole stream.
+    Decoders pass over such a cut in silence in several of these formats. Other formats give False.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(12)
+        head = file.read(189)
         file.seek(0)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
             return _boxes_end(file, size) > size
@@ -26,8 +25,9 @@ def is_cut_short(path: str) -> bool:
         if head[:4] == b"RIFF":
             return 8 + struct.unpack("<I", head[4:8])[0] > size
         if head[:4] == b"GIF8":
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\x3b"
+            return not _gif_has_end(file, head)
+        if head[:1] == head[188:189] == b"\x47":
+            return size % 188 != 0
     return False
 
 
@@ -48,6 +48,28 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
             return position
         position += length
     return position
+
+
+def _gif_has_end(file: BinaryIO, head: bytes) -> bool:
+    """Whether a GIF's blocks lead to its trailer (or to something unknown, which cannot be judged)."""
+    file.seek(13 + _colour_table(head[10]))
+    while kind := file.read(1):
+        if kind == b"\x2c":
+            image = file.read(9)
+            if len(image) < 9:
+                return False
+            file.seek(_colour_table(image[8]) + 1, os.SEEK_CUR)
+        elif kind == b"\x21":
+            file.seek(1, os.SEEK_CUR)
+        else:
+            return True
+        while (length := file.read(1)) not in (b"", b"\0"):
+            file.seek(length[0], os.SEEK_CUR)
+    return False
+
+
+def _colour_table(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _segment_end(file: BinaryIO, size: int) -> int:

@@ -87,17 +87,19 @@ class VideoStream:
         self.metadata.frame_times = [float(self._reader.times[index]) for index in chosen]
 
     def _check_damage(self) -> None:
-        start = self._sampling.start or 0.0
-        end = self._sampling.end
-        hit = [d for d in self._reader.damage if end is None or d.time < end]
-        hit = [d for d in hit if d.time >= start or d is self._reader.damage[-1]]
+        start, end = self._sampling.start, self._sampling.end
+        hit = [
+            damage
+            for damage in self._reader.damage
+            if (end is None or damage.time < end) and (start is None or damage.until is None or damage.until > start)
+        ]
         if not hit:
             return
-        text = f"{self._reader.path}: {hit[0].text}, at {hit[0].time:.3f} s"
+        text = f"{self._reader.path}: {hit[0].text}"
         if not self._allow_partial:
             raise VideoDecodeError(
                 f"{text}. {len(self._reader.times)} frames, up to {self._reader.times[-1]:.3f} s, can be read: pass "
-                "allow_partial=True to read those, or end= to stay before the damage."
+                f"allow_partial=True to read those, or end={hit[0].time:.3f} to stay before the damage."
             )
         logger.warning(f"{text}: reading the {len(self._reader.times)} frames that can be read.")
 
@@ -191,9 +193,8 @@ def read_video(
     try:
         reader = _reader_for(video, allow_url, frame_rate, on_close)
         on_close.callback(reader.close)
-        if isinstance(reader, PictureReader):
-            _check_clock(reader, sampling)
-        elif video_backend not in (None, "pyav"):
+        _check_clock(reader, sampling)
+        if video_backend not in (None, "pyav") and hasattr(reader, "is_plain"):
             reader = _other_backend(video_backend, reader)
         return VideoStream(reader, sampling, allow_partial, transform, on_close)
     except BaseException:
@@ -230,7 +231,7 @@ def _reader_for_name(name: str, allow_url: bool, frame_rate: float | None, on_cl
     return PyAVReader(name)
 
 
-def _check_clock(reader: PictureReader, sampling: FrameSampling) -> None:
+def _check_clock(reader, sampling: FrameSampling) -> None:
     if sampling.needs_clock and not reader.has_clock:
         raise ValueError(
             f"{reader.path}: `fps`, `start` and `end` need times, which pictures do not have: pass "

@@ -47,7 +47,7 @@ class PictureReader:
         self.size = self._load(0).shape[:2]
 
     def frames(self, indices: Sequence[int], allow_partial: bool = False) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (index, frame uint8 [H, W, 3]); an unreadable picture file raises or, `allow_partial`, is left out."""
+        """Yields (index, frame uint8 [H, W, 3]); unreadable picture files raise or, `allow_partial`, are left out."""
         for index in indices:
             try:
                 yield int(index), self._load(int(index))
