@@ -6,7 +6,7 @@ import torch
 from transformers.generation import GenerationMixin
 
 from .inputs_videoxl import NAMES, PIXEL_ARGUMENTS, token_types
-from .windows_videoxl import find_spans
+from .windows_videoxl import TEXT, find_spans
 
 VISUAL_ARGUMENTS = (
     *PIXEL_ARGUMENTS.values(),
@@ -68,8 +68,10 @@ class VideoXLGenerationMixin(GenerationMixin):
             # Named here once: later steps and drafts may hold the same ids as generated text.
             cache = model_kwargs.get("past_key_values")
             named = self.model.visual_types(input_ids, None, None, visuals, cache)
-            shape = tuple(input_ids.shape)
-            types = torch.zeros(shape, dtype=torch.long) if named is None else torch.from_numpy(named)
+            types = torch.zeros(input_ids.shape, dtype=torch.long) if named is None else torch.from_numpy(named)
+            seen = cache.get_seq_length() if cache is not None else 0
+            if seen < types.shape[1]:  # else only what is new is given
+                types[:, :seen] = TEXT  # their features were in an earlier turn
             model_kwargs["mm_token_type_ids"] = types.to(input_ids.device)
         if expand_size > 1 and visuals:
             rows = [row for row in range(len(input_ids)) for _ in range(expand_size)]
@@ -113,6 +115,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         next_sequence_length=None,
         past_key_values=None,
         is_first_iteration=False,
+        inputs_embeds=None,
         mm_token_type_ids=None,
         **kwargs,
     ):
@@ -130,6 +133,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
             is_first_iteration=is_first_iteration,
+            inputs_embeds=inputs_embeds,
             mm_token_type_ids=mm_token_type_ids,
             **kwargs,
         )

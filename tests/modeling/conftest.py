@@ -13,7 +13,7 @@ GREEDY = {
     "top_p": None,
     "top_k": None,
     "eos_token_id": None,
-    "pad_token_id": 0,
+    "pad_token_id": 500,  # no id of `Small.text`: generate would take it for padding
     "max_new_tokens": 8,
 }
 
