@@ -1,1 +1,1 @@
-"""Video-XL."""
+"""Checkpoints of the authors into ours, and ours into a bundle for the Hub."""

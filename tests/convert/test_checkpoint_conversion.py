@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from videoxl.convert.checkpoint_conversion import convert_checkpoint
+from videoxl.convert.checkpoint_conversion import convert_checkpoint, target_shapes
 from videoxl.convert.conversion_check import check_conversion
 from videoxl.convert.conversion_plan import ConversionError
 from videoxl.modeling_videoxl.configuration_videoxl import VideoXLConfig
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
+from videoxl.modeling_videoxl.original_layout_videoxl import resolve_vision_config, translate_original_config
 from videoxl.processing.processing_videoxl import VideoXLProcessor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "authors_tiny"
@@ -22,6 +24,20 @@ CLIP = CHECKPOINT / "clip"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TOWER = "model.vision_tower.vision_tower.vision_model."
 PROMPT = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhat happens?<|im_end|>\n"
+PUBLISHED_SIZES = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "mm_hidden_size": 1024,
+    "mm_vision_tower": "/share/somewhere/clip-vit-large-patch14-336",
+    "beacon_window": 1440,
+    "beacon_stride": 1440,
+    "beacon_ratio": [2, 4, 8],
+    "image_grid_pinpoints": "(1x1),...,(6x6)",
+}
 
 
 def our_name(name: str) -> str:
@@ -205,6 +221,24 @@ def test_check_finds_a_weight_that_differs(published, tmp_path):
     published.replace_tensors(tensors)
     with pytest.raises(ConversionError, match="does not compute what"):
         check_conversion(published.folder, tmp_path / "dest", vision_tower=CLIP)
+
+
+def test_the_published_sizes_are_those_of_qwen2_7b_and_clip_large():
+    original = json.loads((CHECKPOINT / "config.json").read_text()) | PUBLISHED_SIZES
+    kwargs = translate_original_config(original, resolve_vision_config(original), 151646)
+    config = VideoXLConfig(**kwargs)
+    counts = {"beacon": 0, "vision_tower": 0, "projector": 0, "": 0}
+    for name, shape in target_shapes(config).items():
+        counts[next(part for part in counts if part in name)] += prod(shape)
+    beacon_projections = (3584 * 3584 + 3584) + 2 * (3584 * 512 + 512)
+    assert counts == {
+        "": 7_615_616_512,  # as Qwen2-7B-Instruct's model card counts
+        "vision_tower": 303_507_456,  # as CLIP ViT-L/14-336's vision model
+        "beacon": 28 * beacon_projections + 3584,
+        "projector": 1024 * 3584 + 3584 + 3584 * 3584 + 3584,
+    }
+    assert (config.tokens_per_frame, config.image_token_id, config.text_config.vocab_size) == (144, 151646, 152064)
+    assert config.image_grid_pinpoints[-1] == [2016, 2016] and len(config.image_grid_pinpoints) == 36
 
 
 def test_converting_twice_and_what_is_no_checkpoint(published, converted, tmp_path):

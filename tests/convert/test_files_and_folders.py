@@ -37,10 +37,13 @@ sys.addaudithook(kill)
 convert_checkpoint(sys.argv[1], sys.argv[2], vision_tower=sys.argv[3])
 """
 PEAK_MEMORY = """
-import resource
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import re
+from pathlib import Path
+def kilobytes(name):  # not getrusage, which starts from the peak of the process that started this one
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = kilobytes("VmRSS")
 convert_checkpoint(sys.argv[1], sys.argv[2], vision_tower=sys.argv[3])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((kilobytes("VmHWM") - before) * 1024)
 """
 DEFAULT_SOURCE = """
 print(convert_checkpoint(dest=sys.argv[1], vision_tower=sys.argv[2]).table())
@@ -222,4 +225,4 @@ def test_peak_memory_stays_near_the_largest_shard(published, tmp_path):
     done = run(PEAK_MEMORY, published.folder, tmp_path / "dest", CLIP)
     assert done.returncode == 0, done.stderr
     assert sum(sizes) > 8 * max(sizes)
-    assert int(done.stdout) < 3 * max(sizes)
+    assert max(sizes) / 2 < int(done.stdout) < 2 * max(sizes)  # less than half would mean that nothing was measured
