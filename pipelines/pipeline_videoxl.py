@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from transformers import GenerationConfig
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.generation import GenerationMixin
 from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
@@ -120,6 +121,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return isinstance(inputs, Iterable) and not isinstance(inputs, known)
 
     def _sanitize_parameters(self, return_memory: bool | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        if self.processor is None:
+            raise ValueError("VideoQuestionAnsweringPipeline needs a processor: pass processor=...")
         preprocess, forward, generate = {}, {}, {}
         visual_names = self.processor.visual_argument_names
         generate_names = set(inspect.signature(GenerationMixin.generate).parameters) | set(vars(GenerationConfig()))
@@ -266,6 +269,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         if "generation_config" not in arguments:
             arguments = {**self._generate_kwargs, **arguments}
         given, checkpoint = arguments.pop("generation_config", None), self.model.generation_config
+        if given is not None and use_checkpoint:
+            raise ValueError("give generation_config or use_checkpoint_generation=True, not both")
         base = given if given is not None else checkpoint if use_checkpoint else GenerationConfig()
         config = copy.deepcopy(base)
         for name in _SPECIAL_TOKENS:
@@ -304,9 +309,18 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return answer | ({"memory": memory} if return_memory else {})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves model and processor (with tokenizer and chat template), all that [`pipeline`] needs."""
-        super().save_pretrained(save_directory, **kwargs)
+        """
+        Saves model and processor, with tokenizer and chat template: all that `pipeline` needs to load them again.
+
+        Args:
+            kwargs: for the model's `save_pretrained`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+        # The base class would name this file in every saved configuration, and such a folder asks for
+        # trust_remote_code even where the installed package could load it.
+        if getattr(self.model.config, "custom_pipelines", None):
+            custom_object_save(self, save_directory)
 
 
 def _as_list(images: Any) -> list[Any]:
