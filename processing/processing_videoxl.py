@@ -19,6 +19,7 @@ from .prompt_videoxl import (
     Piece,
     add_placeholder_tokens,
     check_conversation,
+    check_text,
     encode_pieces,
     media_of,
     rendered_pieces,
@@ -188,6 +189,8 @@ class VideoXLProcessor(ProcessorMixin):
         """The prompts of checked conversations; with `texts`, stand-ins in the texts' places and the texts in it."""
         for conversation in conversations:
             check_conversation(conversation)
+        if answer_prefix is not None:
+            check_text(answer_prefix, "answer_prefix")
         if answer_prefix is not None and continue_final_message:
             raise ValueError("answer_prefix starts a new answer, continue_final_message continues one: give one")
         return super().apply_chat_template(

@@ -114,6 +114,7 @@ def check_conversation(conversation: Any) -> None:
             raise ValueError(f"message {place} has no usable role: {message['role']!r:.200}")
         content = message.get("content")
         if isinstance(content, str):
+            check_text(content, f"message {place}")
             continue
         if not isinstance(content, (list, tuple)):
             raise ValueError(f"message {place} needs a 'content': a text or a list of parts, got {content!r:.200}")
@@ -125,8 +126,18 @@ def _check_part(part: Any, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in ("text", *_MEDIA_KEYS):
         raise ValueError(f"{where}: a part is a dict of type 'text', 'image' or 'video', got {part!r:.200}")
-    if kind == "text" and not isinstance(part.get("text"), str):
-        raise ValueError(f"{where}: a part of type 'text' needs a 'text', got {part!r:.200}")
+    if kind == "text":
+        check_text(part.get("text"), f"{where}, 'text'")
+
+
+def check_text(text: Any, where: str) -> None:
+    """Raise a `ValueError` that begins with `where`, if `text` is no text that can be tokenized."""
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: must be a text, got {text!r:.200}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: the text holds half a surrogate pair at character {error.start}") from error
 
 
 def media_of(conversation: Sequence[Mapping], kind: str) -> list[Any]:

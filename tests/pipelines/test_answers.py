@@ -1,6 +1,7 @@
 """The pipeline's answers against the authors' and against the model called without it."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -174,7 +175,30 @@ def test_streamed_text_equals_the_answer(pipe, film, arguments):
         assert len(parts) > 1
 
 
+def test_threads_share_a_pipeline(pipe, film, arguments):
+    def ask(place):
+        question, ratio = QUESTIONS[place % 3], (4, 8)[place % 2]
+        return pipe(video=film, question=question, compression_ratio=ratio, **arguments, **ALL_FRAMES)["answer"]
+
+    wanted = [ask(place) for place in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(ask, range(6))) == wanted
+
+
 # Ways in
+
+
+def test_the_librarys_own_pipeline_answers_too(checkpoint, pipe, film, arguments):
+    """Through AutoModelForImageTextToText and the processor alone."""
+    other = pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
+    settings = {"do_sample": False, "repetition_penalty": 1.0, "suppress_tokens": [503, 504], **arguments}
+    (result,) = other(
+        text=[user(video(film), "a")],
+        return_full_text=False,
+        processor_kwargs={"num_frames": 9},
+        generate_kwargs=settings,
+    )
+    assert result["generated_text"] == pipe(video=film, question="a", num_frames=9, **arguments)["answer"]
 
 
 def test_lists_datasets_and_generators(pipe, film, arguments):

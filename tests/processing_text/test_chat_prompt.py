@@ -99,6 +99,13 @@ def test_continued_message_equals_answer_prefix(processor, prefix, as_parts):
     assert string == processor.apply_chat_template(CONVERSATIONS["question"], answer_prefix=prefix)
 
 
+@pytest.mark.parametrize("prefix", [5, ["A"], "\ud800"])
+def test_bad_answer_prefixes_are_named(processor, prefix):
+    for tokenize in (False, True):
+        with pytest.raises(ValueError, match="answer_prefix"):
+            processor.apply_chat_template(CONVERSATIONS["text only"], answer_prefix=prefix, tokenize=tokenize)
+
+
 def test_answer_prefix_and_continuation_exclude_each_other(processor):
     with pytest.raises(ValueError, match="answer_prefix"):
         processor.encode_chats([CONVERSATIONS["question"]], answer_prefix="A", continue_final_message=True)
@@ -241,6 +248,8 @@ def test_unknown_arguments_are_named(processor):
         ([user("a", {"type": "text"})], "message 0, part 1"),
         ([user("a", {"type": "text", "text": 5})], "message 0, part 1"),
         (["a", "b"], "message 0"),
+        ([user("a", "b\ud800")], "message 0, part 1.*character 1"),
+        ([{"role": "user", "content": "\udc00"}], "message 0.*character 0"),
     ],
 )
 @pytest.mark.parametrize("tokenize", [False, True])
