@@ -7,7 +7,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 
+from .original_layout_videoxl import KNOWN_VISION_TOWERS
 from .windows_videoxl import is_ratio
+
+DEFAULT_VISION_TOWER = "clip-vit-large-patch14-336"
 
 BEACON_PROJECTIONS = ("q", "k", "v")
 
@@ -117,7 +120,9 @@ class VideoXLConfig(PreTrainedConfig):
         spatial_pool_stride (`int`, defaults to 2): pooling stride over a frame's patches, after the projector.
         spatial_pool_mode (`str`, defaults to `"average"`): `"average"` or `"max"`. Image tiles are always pooled
             2 x 2 by average, as the authors do.
-        image_grid_pinpoints (`list[list[int]]`, *optional*): resolutions (width, height) an image may be tiled to.
+        image_grid_pinpoints (`list` or `str`, *optional*, defaults to `"(1x1),...,(6x6)"`):
+            Resolutions (width, height) that an image may be tiled to, as the checkpoint writes them; the image
+            processor reads them.
         default_compression_ratio (`int`, defaults to 8): the ratio where a call names none; 0 is no compression.
         summarize_remainder (`bool`, defaults to `False`):
             Put one more VST after the last left-over tokens of a span, so that nothing is lost where the ratio does
@@ -135,7 +140,7 @@ class VideoXLConfig(PreTrainedConfig):
     vision_feature_layer: int = -2
     spatial_pool_stride: int = 2
     spatial_pool_mode: str = "average"
-    image_grid_pinpoints: list | None = None
+    image_grid_pinpoints: list | str = "(1x1),...,(6x6)"
     default_compression_ratio: int = 8
     summarize_remainder: bool = False
     vision_chunk_size: int = 16
@@ -150,18 +155,12 @@ class VideoXLConfig(PreTrainedConfig):
         if isinstance(self.vision_config, dict):
             self.vision_config = CLIPVisionConfig(**self.vision_config)
         elif self.vision_config is None:
-            self.vision_config = CLIPVisionConfig(
-                hidden_size=1024,
-                intermediate_size=4096,
-                num_hidden_layers=24,
-                num_attention_heads=16,
-                image_size=336,
-                patch_size=14,
-                projection_dim=768,
-            )
-        if self.image_grid_pinpoints is None:
-            tile = self.vision_config.image_size
-            self.image_grid_pinpoints = [[tile * w, tile * h] for w in range(1, 7) for h in range(1, 7)]
+            self.vision_config = CLIPVisionConfig(**KNOWN_VISION_TOWERS[DEFAULT_VISION_TOWER])
+        if not type(self).__module__.startswith("transformers_modules"):
+            # The installed package needs no code from the folder: without these, pipeline() does not ask for it, and
+            # what is saved again does not point at files that are not there.
+            for name in ("auto_map", "custom_pipelines"):
+                kwargs.pop(name, None)
         super().__post_init__(**kwargs)
 
     @property

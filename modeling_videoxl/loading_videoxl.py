@@ -1,8 +1,10 @@
 """Loading a model from a folder in the authors' layout, and saving it in ours."""
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -48,7 +50,9 @@ class OriginalLayoutMixin:
             original, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
             if is_original_config(original):
                 folder = _tokenizer_folder(pretrained_model_name_or_path, hub)
-                return cls._from_original(pretrained_model_name_or_path, args, original, folder, vision_tower, kwargs)
+                return cls._from_original(
+                    pretrained_model_name_or_path, args, original, folder, vision_tower, hub, kwargs
+                )
         if vision_tower is not None:
             raise ValueError(
                 f"vision_tower={str(vision_tower)!r} is for folders in the authors' layout; "
@@ -57,26 +61,26 @@ class OriginalLayoutMixin:
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     @classmethod
-    def _from_original(cls, name, args, original: dict, folder: Path, vision_tower, kwargs):
+    def _from_original(cls, name, args, original: dict, folder: Path, vision_tower, hub: dict, kwargs):
         vision_config = resolve_vision_config(original, vision_tower)
         translated = translate_original_config(original, vision_config, original_tokenizer_length(folder))
         placeholders = {key: translated.pop(key) for key in ("image_token_id", "video_token_id")}
-        rows, published = translated["text_config"]["vocab_size"], original["vocab_size"]
-        # The published tables are read as they are; where they have no room for the placeholders, they grow after.
-        translated["text_config"]["vocab_size"] = published
-        fits = rows == published
-        config = VideoXLConfig(**translated, **(placeholders if fits else {"image_token_id": 0, "video_token_id": 1}))
-        loading = kwargs.get("output_loading_info", False)
+        wanted = translated["text_config"]["vocab_size"]
+        # The tables are read as they are; where they have no room for the placeholders, or a row too many, they are
+        # fitted after. Until then any two ids do.
+        rows = _table_rows(name, hub) or original["vocab_size"]
+        translated["text_config"]["vocab_size"] = rows
+        config = VideoXLConfig(**translated, image_token_id=0, video_token_id=1)
         loaded = super().from_pretrained(name, *args, config=config, **kwargs)
-        model = loaded[0] if loading else loaded
-        if not fits:
-            model._grow_vocabulary(rows)
+        model = loaded[0] if kwargs.get("output_loading_info", False) else loaded
+        if rows != wanted:
+            model._fit_vocabulary(wanted)
         for key, value in placeholders.items():
             setattr(model.config, key, value)
         return loaded
 
     @torch.no_grad()
-    def _grow_vocabulary(self, rows: int) -> None:
+    def _fit_vocabulary(self, rows: int) -> None:
         tables = [self.get_input_embeddings(), self.get_output_embeddings()]
         fitted = [fit_vocabulary_rows(table.weight, rows) for table in tables if table is not None]
         self.resize_token_embeddings(rows, mean_resizing=False)
@@ -93,3 +97,15 @@ def _tokenizer_folder(name, hub: dict) -> Path:
     vocabulary = cached_file(name, "vocab.json", **hub)
     cached_file(name, "added_tokens.json", _raise_exceptions_for_missing_entries=False, **hub)
     return Path(vocabulary).parent
+
+
+def _table_rows(name, hub: dict) -> int | None:
+    """Rows of the embedding in the checkpoint's safetensors, or None where its weights are of another kind."""
+    key, missing = "model.embed_tokens.weight", {"_raise_exceptions_for_missing_entries": False}
+    index = cached_file(name, "model.safetensors.index.json", **missing, **hub)
+    shard = json.loads(Path(index).read_text())["weight_map"].get(key) if index else "model.safetensors"
+    file = cached_file(name, shard, **missing, **hub) if shard else None
+    if file is None:
+        return None
+    with safe_open(file, "pt") as tensors:
+        return tensors.get_slice(key).get_shape()[0] if key in tensors.keys() else None  # noqa: SIM118

@@ -38,6 +38,8 @@ class RowPlan:
 class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
     """Vision tower, projector and language model, and the passes over text and windows that make them Video-XL."""
 
+    _keys_to_ignore_on_load_unexpected = [*OriginalLayoutMixin._keys_to_ignore_on_load_unexpected, r"^lm_head\."]  # noqa: RUF012
+
     def __init__(self, config: VideoXLConfig):
         super().__init__(config)
         self.vision_tower = CLIPVisionModel._from_config(config.vision_config)
@@ -360,7 +362,8 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         Raises:
             ValueError: if there is no frame, or the list of ratios has another length than there are windows.
         """
-        prefix_ids = prefix_ids.reshape(1, -1).to(self.get_input_embeddings().weight.device)
+        device = self.get_input_embeddings().weight.device
+        prefix_ids = prefix_ids.reshape(1, -1).to(None if device.type == "meta" else device)
         cache = self.new_cache()
         cache.start(1)
         if prefix_ids.shape[1]:

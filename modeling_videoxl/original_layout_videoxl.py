@@ -4,7 +4,6 @@ Only tables and pure functions: the converter and the model's direct loading bot
 stands here, and with nothing else.
 """
 
-import ast
 import json
 import os
 import re
@@ -93,7 +92,6 @@ BEACON_FIELDS = (
     "beacon_accum",
     "beacon_sink_size",
 )
-MAX_PINPOINTS = 4096
 
 
 def is_original_config(config: dict) -> bool:
@@ -218,57 +216,12 @@ def translate_original_config(original: dict, vision_config: dict, tokenizer_len
         "vision_feature_layer": _require(original, "mm_vision_select_layer"),
         "spatial_pool_stride": _require(original, "mm_spatial_pool_stride"),
         "spatial_pool_mode": _require(original, "mm_spatial_pool_mode"),
-        "image_grid_pinpoints": parse_grid_pinpoints(
-            _require(original, "image_grid_pinpoints"), vision_config["image_size"]
-        ),
+        "image_grid_pinpoints": _require(original, "image_grid_pinpoints"),
         "default_compression_ratio": DEFAULT_COMPRESSION_RATIO,
         "tie_word_embeddings": text_config["tie_word_embeddings"],
         "architectures": ["VideoXLForCausalLM"],
         **({"dtype": dtype} if dtype else {}),
     }
-
-
-def parse_grid_pinpoints(pinpoints: str | list, tile_size: int) -> list[list[int]]:
-    """
-    The resolutions that one image may be tiled to, as [width, height] pairs in pixels, in the order written.
-
-    Args:
-        pinpoints: a list of pairs; or such a list written as a string; or `"(1x1),…,(6x6)"`, which means every grid
-            of tiles between the first and the last one, heights running fastest.
-        tile_size: a tile's side in pixels.
-
-    Raises:
-        ValueError: if `pinpoints` is none of these, or more than 4,096 resolutions.
-    """
-    pairs = pinpoints
-    if isinstance(pinpoints, str):
-        corners = re.findall(r"\(\s*(\d{1,6})\s*x\s*(\d{1,6})\s*\)", pinpoints)
-        pairs = _grids_between(corners[0], corners[-1], tile_size) if corners else _literal(pinpoints)
-    valid = isinstance(pairs, list | tuple) and 0 < len(pairs) <= MAX_PINPOINTS
-    if not valid or not all(_is_resolution(pair) for pair in pairs):
-        raise ValueError(
-            f"image_grid_pinpoints={str(pinpoints)[:200]!r}: give a list of [width, height] pairs in pixels, or "
-            "'(1x1),…,(6x6)' in tiles."
-        )
-    return [list(pair) for pair in pairs]
-
-
-def _grids_between(first: tuple[str, str], last: tuple[str, str], tile_size: int) -> list[list[int]] | None:
-    (first_w, first_h), (last_w, last_h) = (map(int, corner) for corner in (first, last))
-    if (last_w - first_w + 1) * (last_h - first_h + 1) > MAX_PINPOINTS:
-        return None
-    return [[w * tile_size, h * tile_size] for w in range(first_w, last_w + 1) for h in range(first_h, last_h + 1)]
-
-
-def _literal(text: str):
-    try:
-        return ast.literal_eval(text) if len(text) < 200_000 else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
-def _is_resolution(pair) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
 
 
 def _check_settings(original: dict) -> None:

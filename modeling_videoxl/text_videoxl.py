@@ -210,6 +210,11 @@ class VideoXLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False):
+        # Modules without parameters of their own are passed over in code from outside transformers, in case that it
+        # ignores what is loaded already. `_init_weights` here does not, and attention is such a module.
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Beyond the usual: VST projections start as copies of q, k, v, the VST as the end-of-turn token."""
@@ -226,6 +231,18 @@ class VideoXLPreTrainedModel(PreTrainedModel):
                 init.copy_(module.beacon_embed_tokens.weight, module.embed_tokens.weight[end : end + 1])
 
 
+class VideoXLRotaryEmbedding(Qwen2RotaryEmbedding):
+    """Qwen2's, whose frequencies stay float32 under `model.to(bfloat16)`: rounded to 8 bits they would be off by whole
+    turns after a few hundred positions."""
+
+    def _apply(self, fn, recurse=True):
+        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.device.type != "meta"}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
+
+
 class VideoXLTextModel(VideoXLPreTrainedModel):
     """Embeddings, decoder layers and final norm; one call is one pass over a piece of text or one visual window."""
 
@@ -238,7 +255,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
         self.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
         self.layers = nn.ModuleList(VideoXLDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = Qwen2RotaryEmbedding(config=config)
+        self.rotary_emb = VideoXLRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()
 

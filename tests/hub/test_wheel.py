@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Folders with Python files that are no part of the package.
-NOT_PACKAGED = {"tests"}
+NOT_PACKAGED = {"tests", "benchmarks"}
 DATA_SUFFIXES = {".json", ".jinja", ".md", ".txt", ".typed"}
 
 IMPORT_EVERYTHING = """
