@@ -1,0 +1,5 @@
+import sys
+
+from videoxl.cli import main
+
+sys.exit(main())

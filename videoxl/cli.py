@@ -1,0 +1,170 @@
+"""The command line: `videoxl ask`, `convert`, `export-hub`, `demo`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+MODEL_VARIABLE = "VIDEOXL_MODEL"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Returns:
+        `int`: 0; 1 after an error, said on standard error; 2 for wrong arguments; 130 when interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"videoxl {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="videoxl", description="Video-XL: questions about hour-long videos.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_ask(commands)
+    _add_convert(commands)
+    _add_export(commands)
+    demo = commands.add_parser("demo", help="answer questions about a real video and one made on the spot")
+    _add_model(demo)
+    demo.add_argument("--random-weights", action="store_true", help="say plainly that the answers mean nothing")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        default=os.environ.get(MODEL_VARIABLE),
+        help=f"folder or Hub id of a converted checkpoint (default: ${MODEL_VARIABLE})",
+    )
+
+
+def _add_ask(commands) -> None:
+    ask = commands.add_parser("ask", help="ask questions about a video")
+    ask.add_argument("file", metavar="FILE", help="a video, or a folder of images")
+    ask.add_argument("questions", metavar="QUESTION", nargs="+", help="the video is compressed once for all of them")
+    _add_model(ask)
+    ask.add_argument("--frames", type=int, metavar="N", help="frames, evenly spaced (default: 1 a second, up to 256)")
+    ask.add_argument(
+        "--ratio",
+        type=int,
+        metavar="R",
+        help="visual tokens per kept token; 0 for no compression (default: the model's)",
+    )
+    ask.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default: 256)")
+    ask.add_argument("--json", action="store_true", help="print one JSON object")
+    ask.set_defaults(run=_ask)
+
+
+def _add_convert(commands) -> None:
+    convert = commands.add_parser("convert", help="convert a checkpoint in the authors' layout, or check one")
+    convert.add_argument("source", metavar="SOURCE", nargs="?", default="sy1998/Video_XL", help="folder or Hub id")
+    convert.add_argument("dest", metavar="DEST", help="folder of the converted checkpoint")
+    convert.add_argument("--check", action="store_true", help="compare the logits of SOURCE and a converted DEST")
+    convert.add_argument("--subfolder", metavar="S", help="where in SOURCE the weights lie")
+    convert.add_argument("--vision-tower", metavar="DIR_OR_ID", help="whose config.json says what the vision tower is")
+    convert.add_argument("--dtype", metavar="D", help="type to store, such as bfloat16 (default: as they are)")
+    convert.add_argument("--allow-bin", action="store_true", help="read .bin weights, without unpickling objects")
+    convert.add_argument("--overwrite", action="store_true", help="replace DEST, if it is a converted checkpoint")
+    convert.add_argument("--quiet", action="store_true", help="print no table")
+    convert.set_defaults(run=_convert)
+
+
+def _add_export(commands) -> None:
+    export = commands.add_parser("export-hub", help="make a folder that the Hub serves with its code")
+    export.add_argument("model", metavar="MODEL", help="folder or Hub id of a converted checkpoint")
+    export.add_argument("dest", metavar="DEST", help="folder to make")
+    export.add_argument("--push", metavar="REPO", help="upload it to this repository of the Hub")
+    export.add_argument("--private", action="store_true", help="with --push: make the repository private")
+    export.add_argument("--overwrite", action="store_true", help="replace DEST, if it is such a folder")
+    export.set_defaults(run=_export)
+
+
+# Each command imports what it needs: decoders, converter and demo are not loaded for the others.
+
+
+def load_pipeline(model: str | None):
+    """The pipeline of a converted checkpoint; a clear error where none is named."""
+    if not model:
+        raise ValueError(
+            f"no model is named: give --model (or set {MODEL_VARIABLE}) to a folder made by `videoxl convert`, or to "
+            "a Hub id. In a clone of the repository, `make demo` makes a small one in .demo/checkpoint."
+        )
+    from transformers import pipeline
+
+    from videoxl import TASK
+
+    return pipeline(TASK, model=model)
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    pipe = load_pipeline(arguments.model)
+    settings = {"max_new_tokens": arguments.max_new_tokens, "return_memory": True, "return_seconds": True}
+    if arguments.frames is not None:
+        settings["num_frames"] = arguments.frames
+    if arguments.ratio is not None:
+        settings["compression_ratio"] = arguments.ratio
+    answers = pipe(video=arguments.file, question=list(arguments.questions), **settings)
+    if arguments.json:
+        common = {name: answers[0][name] for name in ("video", "memory", "seconds")}
+        pairs = [{"question": answer["question"], "answer": answer["answer"]} for answer in answers]
+        print(json.dumps({**common, "answers": pairs}, ensure_ascii=False))
+        return
+    from videoxl.demo import print_answers
+
+    print_answers(answers, pipe.processor.tokens_per_frame)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    if arguments.check:
+        from videoxl.convert.conversion_check import check_conversion
+
+        print(check_conversion(arguments.source, arguments.dest, arguments.subfolder, arguments.vision_tower))
+        return
+    from videoxl.convert.checkpoint_conversion import convert_checkpoint
+
+    report = convert_checkpoint(
+        arguments.source,
+        arguments.dest,
+        subfolder=arguments.subfolder,
+        vision_tower=arguments.vision_tower,
+        dtype=arguments.dtype,
+        allow_bin=arguments.allow_bin,
+        overwrite=arguments.overwrite,
+    )
+    if not arguments.quiet:
+        print(report.table())
+    print(f"Converted to {arguments.dest}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from videoxl.convert.hub_bundle import export_hub
+
+    folder = export_hub(
+        arguments.model,
+        arguments.dest,
+        push=arguments.push,
+        private=arguments.private,
+        overwrite=arguments.overwrite,
+    )
+    print(f"Bundle in {folder}" + (f", uploaded to {arguments.push}" if arguments.push else ""))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from videoxl.demo import run_demo
+
+    run_demo(load_pipeline(arguments.model), arguments.model, arguments.random_weights)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
