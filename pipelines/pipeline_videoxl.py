@@ -171,7 +171,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 f"a {type(inputs).__name__}: {inputs!r:.200}"
             )
         if messages is not None:
-            return [list(messages)], self._asked_in(messages), [_last_question(messages)], False
+            if as_frames:
+                raise ValueError("as_frames=True is for 'images'; in a chat give a video part a list of images")
+            asked = self._asked_in(messages)
+            return [list(messages)], asked, [_last_question(messages)], False
         question = inputs.get("question")
         questions = [question] if isinstance(question, str) else question
         if not isinstance(questions, (list, tuple)) or not questions:
@@ -197,10 +200,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if isinstance(video, (list, tuple)) and video and all(isinstance(v, (str, os.PathLike)) for v in video):
                 raise ValueError("'video' is one video; pass a list of dicts, or several in chat messages")
             return [{"type": "video", "video": video}], {"video": video}
-        asked = {"video": None, "images": images}
-        if as_frames:
-            return [{"type": "video"}], asked
-        return [{"type": "image", "image": image} for image in _as_list(images)], asked
+        parts = [{"type": "image", "image": image} for image in _as_list(images)]
+        if not parts:
+            raise ValueError("'images' is empty: give at least one image")
+        return [{"type": "video"}] if as_frames else parts, {"video": None, "images": images}
 
     def _asked_in(self, messages: Sequence[Mapping]) -> dict[str, Any]:
         self.processor.check_chat(messages)
@@ -227,23 +230,27 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             arguments = (compression_ratio, use_checkpoint_generation, generate_kwargs)
             return {"records": [self._forward(one, *arguments)["records"] for one in inputs]}
         model, arguments = self._configured(dict(generate_kwargs or {}), use_checkpoint_generation)
-        keeps_memory = model.generation_config.use_cache is not False
         records, memory, remembered = [], None, None
         for question, prompt, head in zip(request.questions, request.prompts, request.heads):
-            if keeps_memory and prompt[:head] != remembered:
-                memory, remembered = self._remember(prompt[:head], request.visuals, compression_ratio), prompt[:head]
-            cache = memory.copy() if keeps_memory else None
-            if keeps_memory:
-                source = {"past_key_values": cache}
+            # a template may end the prompt with the video: then no text is left to ask a memory with
+            if model.generation_config.use_cache is False or head == len(prompt):
+                past = {**_pixels(request.visuals), "compression_ratio": compression_ratio}
+                cache = None if model.generation_config.use_cache is False else self.model.new_cache()
             else:
-                source = {**_pixels(request.visuals), "compression_ratio": compression_ratio}
-            ids = torch.tensor([prompt], device=self.device)
-            output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **source, **arguments)
-            sequences = getattr(output, "sequences", output)
-            tokens = sequences[:, len(prompt) :].tolist()
-            summary = cache.summary() if keeps_memory else None
+                if prompt[:head] != remembered:
+                    memory = self._remember(prompt[:head], request.visuals, compression_ratio)
+                    remembered = prompt[:head]
+                past, cache = {}, memory.copy()
+            tokens = self._new_tokens(model, prompt, past_key_values=cache, **past, **arguments)
+            summary = None if cache is None else cache.summary()
             records.append({"tokens": tokens, "question": question, "memory": summary, **request.asked})
         return {"records": records if request.is_list else records[0]}
+
+    def _new_tokens(self, model: Any, prompt: list[int], **arguments: Any) -> list[list[int]]:
+        """What `generate` puts behind the prompt, one row per returned sequence."""
+        ids = torch.tensor([prompt], device=self.device)  # [1, T]
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+        return getattr(output, "sequences", output)[:, len(prompt) :].tolist()
 
     def _remember(self, head: list[int], visuals: dict[str, Any], compression_ratio: Any) -> Any:
         """The cache that the prompt leaves up to its last visual token."""

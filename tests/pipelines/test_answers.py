@@ -1,5 +1,6 @@
 """The pipeline's answers against the authors' and against the model called without it."""
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,22 @@ def test_each_of_several_questions_is_answered_as_if_alone(pipe, film, generated
         assert result == pipe(video=film, question=question, return_memory=True, **arguments, **ALL_FRAMES)
         assert result["answer"] == text_of(pipe, generated([user(video(film), question)], None, ALL_FRAMES)[0])
     assert pipe(video=film, question=QUESTIONS[:1], **arguments, **ALL_FRAMES)[0]["answer"] == results[0]["answer"]
+
+
+@pytest.mark.parametrize("ending", ["", "<|im_end|>\n"])
+def test_questions_before_the_video_share_no_memory(ending, pipe, film, generated, arguments):
+    """A template of somebody else may put the question first; then each question has a memory of its own."""
+    template = (
+        "{% for m in messages %}{% for p in m.content | reverse %}{{ p.text or '<video>' }}{% endfor %}{% endfor %}"
+    )
+    own = copy.copy(pipe)
+    own.processor = copy.copy(pipe.processor)
+    own.processor.chat_template = template
+    results = own(video=film, question=QUESTIONS, return_memory=True, **arguments, **ALL_FRAMES)
+    for question, result in zip(QUESTIONS, results):
+        wanted = generated([user(video(film), question)], None, ALL_FRAMES, prompt={"chat_template": template})[0]
+        assert result["memory"]["visual_tokens_seen"] == 4 * len(film)
+        assert result["answer"] == text_of(pipe, wanted)
 
 
 def test_a_video_is_encoded_once_for_all_questions(pipe, film, arguments):
@@ -287,6 +304,8 @@ def test_files_and_sampling(pipe, film, generated, arguments, tmp_path, sampling
         ({"video": 1, "question": 5}, "'question'.*5"),
         ({"video": ["a.mp4", "b.mp4"], "question": "a"}, "one video"),
         ({"messages": []}, "conversation"),
+        ({"messages": 5}, "conversation"),
+        ({"images": [], "question": "a"}, "'images' is empty"),
         ({"messages": [{"role": "system", "content": "a"}]}, "user"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "part 0"),
     ],
@@ -313,6 +332,10 @@ def test_bad_files_and_arguments_are_named(pipe, film, tmp_path):
         pipe({"video": film, "question": "a"}, question="b")
     with pytest.raises(ValueError, match="as_frames"):
         pipe(video=film, question="a", as_frames=True)
+    with pytest.raises(ValueError, match="as_frames"):
+        pipe([user(video(film), "a")], as_frames=True)
+    with pytest.raises(ValueError, match="answer_prefix"):
+        pipe(video=film, question="a", answer_prefix=5)
     with pytest.raises(TypeError, match="num_frame'"):
         pipe(video=film, question="a", num_frame=3)
     with pytest.raises(ValueError, match="-3"):
