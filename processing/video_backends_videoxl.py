@@ -58,7 +58,11 @@ class PyAVReader:
     Opening reads every packet once and keeps the presentation times of those that are not marked to be discarded
     (edit lists). A frame is fetched by seeking to the keyframe before it and decoding until its time appears; its
     time is verified. When it does not match, or anything goes wrong on the way, the file is decoded through from its
-    start; a file whose packets promise other frames than are shown is indexed by decoding it (`reindex`).
+    start; a file whose packets promise other frames than are shown is indexed by decoding it (`reindex`). Stretches
+    that no wanted frame needs are not decoded: there the packets' word is taken.
+
+    Damage is what the container or the decoder reports in its strictest mode; frames after it count as damaged up to
+    the next keyframe. Changed bytes inside VP9, HEVC and GIF pictures go unnoticed by any decoder.
 
     Attributes:
         times: seconds of every frame from the first one, float64 [n], ascending.
@@ -105,8 +109,8 @@ class PyAVReader:
             container = av.open("file:" + os.path.abspath(self.path), options=options, metadata_errors="replace")
         except _PYAV_ERRORS as error:
             raise VideoDecodeError(
-                f"{self.path}: not a video file that can be read ({_words(error)}). "
-                + ("It is cut short before its table of contents." if is_cut_short(self.path) else "")
+                f"{self.path}: not a video file that can be read ({_words(error)})."
+                + (" It is cut short before its table of contents." if is_cut_short(self.path) else "")
             ) from error
         self._container = container
         self._stream = self._video_stream(container)
@@ -116,7 +120,7 @@ class PyAVReader:
         context.thread_type = "FRAME"
         context.thread_count = min(4, os.cpu_count() or 1)
         self._frames = self._decoded()
-        self._position = None
+        self._position, self._complete_from = None, -(2**63)
         self._trouble = False
         self._held = None
 
@@ -179,24 +183,24 @@ class PyAVReader:
         self._by_time = False
         self.damage = []
         self._open()
-        times, damaged_after = [], []
+        shown, damaged_after = [], []
         for frame, sound in self._frames:
             if sound:
-                times.append(np.nan if frame.pts is None else float(frame.pts * self._stream.time_base))
+                shown.append(np.nan if frame.pts is None else float(frame.pts))
             else:
-                damaged_after.append(len(times))
+                damaged_after.append(len(shown))
         if self._trouble and not damaged_after:
-            damaged_after.append(len(times))
-        self._set_times(_ordered_times(np.array(times), self._header_rate()), base=1)
+            damaged_after.append(len(shown))
+        step = 1 / (self._header_rate() * float(self._stream.time_base))
+        self._set_times(_ascending(np.array(shown), step))
         self.damage = [self._damage_between(count - 1, count) for count in sorted(set(damaged_after))]
         self._note_cut(None)
 
-    def _set_times(self, pts: np.ndarray, base=None) -> None:
+    def _set_times(self, pts: np.ndarray) -> None:
         if len(pts) == 0:
             raise VideoDecodeError(f"{self.path}: its video stream holds no frame that can be shown.")
         self._pts = pts
-        self._base = self._stream.time_base if base is None else base
-        self.times = (pts - pts[0]) * float(self._base)
+        self.times = (pts - pts[0]) * float(self._stream.time_base)
         self.rate = self._true_rate()
         self.duration = float(self.times[-1]) + 1.0 / self.rate
 
@@ -237,7 +241,7 @@ class PyAVReader:
                 return
             ended = "the file is cut short"
             # What lies at the cut is incomplete, which decoders do not always notice.
-            self._set_times(self._pts[self._pts != (self._pts[-1] if last is None else last)], self._base)
+            self._set_times(self._pts[self._pts != (self._pts[-1] if last is None else last)])
         missing = f" of {declared}" if declared > len(self.times) else ""
         first_missing = float(self.times[max(0, len(self.times) - _REORDERING)])
         text = f"{ended} after frame {len(self.times)}{missing} ({self.duration:.3f} s)"
@@ -343,6 +347,7 @@ class PyAVReader:
             return
         self._frames = self._decoded()
         self._held = self._position = None
+        self._complete_from = int(self._keys[key, 0])  # an open group's frames before it may be missing
 
     def _advance_to(self, target: int) -> tuple[av.VideoFrame | None, bool]:
         """Decodes up to the frame shown at exactly `target`; (None, False) if there is none."""
@@ -358,15 +363,24 @@ class PyAVReader:
                 return None, False
 
     def _next_ascending(self) -> tuple[av.VideoFrame | None, bool]:
-        """The next frame; (None, False) at the end, or if it is not later than the one before."""
+        """The next frame; (None, False) at the end, or where frames do not come as the index promises."""
         frame, sound = next(self._frames, (None, False))
         while frame is not None and not self._is_later(frame):
             if not self._trouble:
                 return None, False
             frame, sound = next(self._frames, (None, False))
         if frame is not None:
+            if not self._trouble and self._passes_over(frame):
+                return None, False
             self._position = frame.pts
         return frame, sound
+
+    def _passes_over(self, frame: av.VideoFrame) -> bool:
+        """Whether the index knows frames between the last one and this one: packets of which nothing is shown."""
+        if self._position is None or self._position < self._complete_from:
+            return False
+        last, this = np.searchsorted(self._pts, (self._position, frame.pts))
+        return this != last + 1
 
     def _is_later(self, frame: av.VideoFrame) -> bool:
         return frame.pts is not None and (self._position is None or frame.pts > self._position)
@@ -407,8 +421,8 @@ def _upright(frame: av.VideoFrame, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _ordered_times(times: np.ndarray, rate: float) -> np.ndarray:
-    """Ascending seconds of frames in display order, whose own times may be missing, exchanged or jump."""
+def _ascending(times: np.ndarray, step: float) -> np.ndarray:
+    """Ascending times of frames in display order, whose own may be missing (nan), exchanged or jump."""
     if len(times) < 2 or bool(np.all(np.diff(times) > 0)):
         return np.nan_to_num(times)
     order = np.argsort(times, kind="stable")
@@ -416,7 +430,7 @@ def _ordered_times(times: np.ndarray, rate: float) -> np.ndarray:
     exchanged = np.abs(order - np.arange(len(times))).max() <= 32
     if exchanged and bool(np.all(np.diff(ascending) > 0)):
         return ascending
-    return np.arange(len(times)) / rate
+    return np.arange(len(times)) * step
 
 
 def _has_leading_frames(decode_order: list[int], key_times: list[int]) -> bool:

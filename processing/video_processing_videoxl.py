@@ -140,7 +140,7 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
             allow_partial=bool(self._default(kwargs, "allow_partial")),
             allow_url=bool(self._default(kwargs, "allow_url")),
             frame_rate=frame_rate,
-            transform=lambda frame: self._resized(frame, pixels),
+            transform=lambda frame: self._resized(frame, pixels, video),
         )
 
     def iter_chunks(self, video, chunk_frames: int = 16, **kwargs) -> Iterator[torch.Tensor]:
@@ -216,26 +216,27 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
 
     # ----------------------------------------------------------------- pixels
 
-    def _resized(self, frame: np.ndarray, settings: dict) -> np.ndarray:
+    def _resized(self, frame: np.ndarray, settings: dict, video) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [3, h, w], as `CLIPImageProcessor` with PIL does it."""
         image = np.moveaxis(frame, -1, 0)
         if settings["do_resize"]:
-            self._check_enlargement(image, settings["size"])
+            self._check_enlargement(image, settings["size"], video)
             image = self.resize(image, size=settings["size"], resample=settings["resample"])
         if settings["do_center_crop"]:
             image = self.center_crop(image, settings["crop_size"])
         return image
 
-    def _check_enlargement(self, image: np.ndarray, size) -> None:
+    def _check_enlargement(self, image: np.ndarray, size, video) -> None:
         """A frame of one by a million pixels is small, but not with its shortest edge enlarged."""
         if size.shortest_edge:
             height, width = get_resize_output_image_size(
                 image, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
             )
             if height * width > MAX_FRAME_PIXELS:
+                source = f"{video}: " if isinstance(video, (str, os.PathLike)) else ""
                 raise VideoDecodeError(
-                    f"A frame of {image.shape[2]} x {image.shape[1]} pixels would become {width} x {height} with "
-                    f"shortest edge {size.shortest_edge}; at most {MAX_FRAME_PIXELS} pixels are handled."
+                    f"{source}a frame of {image.shape[2]} x {image.shape[1]} pixels would become {width} x {height} "
+                    f"with shortest edge {size.shortest_edge}; at most {MAX_FRAME_PIXELS} pixels are handled."
                 )
 
     def _normalised(self, image: np.ndarray, settings: dict) -> np.ndarray:

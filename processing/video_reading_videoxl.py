@@ -97,9 +97,10 @@ class VideoStream:
             return
         text = f"{self._reader.path}: {hit[0].text}"
         if not self._allow_partial:
+            before = f", or end={hit[0].time:.3f} to stay before the damage" if hit[0].time > 0 else ""
             raise VideoDecodeError(
                 f"{text}. {len(self._reader.times)} frames, up to {self._reader.times[-1]:.3f} s, can be read: pass "
-                f"allow_partial=True to read those, or end={hit[0].time:.3f} to stay before the damage."
+                f"allow_partial=True to read those{before}."
             )
         logger.warning(f"{text}: reading the {len(self._reader.times)} frames that can be read.")
 

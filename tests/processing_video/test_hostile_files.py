@@ -44,7 +44,7 @@ def test_every_file_ends_as_it_must(answers):
         if hostile.outcome == "right":
             assert "indices" in line, f"{hostile.path.name}: {line}"
         if "error" in line:
-            assert str(hostile.path.parent) in line["error"] or "pixels would become" in line["error"]
+            assert line["error"].startswith(f"{hostile.path}: ")
 
 
 def upright_frames(path):
@@ -82,7 +82,7 @@ def test_what_can_be_read_of_a_cut_file(tmp_path, kind):
     truth = decode_plainly(whole)
     cut = tmp_path / f"cut.{kind}"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10 + 5])
-    with pytest.raises(VideoDecodeError, match=r"frames, up to .* can be read: pass allow_partial=True.*or end="):
+    with pytest.raises(VideoDecodeError, match=r"frames, up to .* can be read: pass allow_partial=True"):
         read_video(cut, FrameSampling(num_frames=5))
     with read_video(cut, FrameSampling(every_frame=True), allow_partial=True) as stream:
         frames = [frame for _, frame in stream]

@@ -5,9 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_files import FILMS, UNEVEN, decode_plainly, number_in
+from video_files import FILMS, UNEVEN, add_hidden_packet, decode_plainly, number_in, write_video
 
-from videoxl.processing.video_reading_videoxl import read_video
+from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
+from videoxl.processing.video_reading_videoxl import VideoDecodeError, read_video
 from videoxl.processing.video_sampling_videoxl import FrameSampling
 
 REAL = ["a.mp4", "b.avi", "b.mp4", "muted_b.mp4", "world.mp4"]
@@ -151,6 +152,36 @@ def renumbered(stream: bytes) -> bytes:
             counters[name[1], name[0] & 0x1F] = count = counters.get((name[1], name[0] & 0x1F), -1) + 1
             data[place + 3] = data[place + 3] & 0xF0 | count % 16
     return bytes(data)
+
+
+@pytest.fixture
+def film_with_hidden_packet(tmp_path):
+    path = add_hidden_packet(write_video(tmp_path / "plain.mp4", "mpeg4", gop=600), tmp_path / "hidden.mp4", after=40)
+    with av.open(path) as container:
+        assert len([packet for packet in container.demux(video=0) if packet.size]) == 61
+    return path
+
+
+def test_packet_that_shows_nothing(film_with_hidden_packet):
+    truth = decode_plainly(film_with_hidden_packet)
+    assert len(truth) == 60
+    processor = VideoXLVideoProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    for frames in (3, 7, 60):  # whole: read again where it turns out late
+        batch = processor(film_with_hidden_packet, num_frames=frames)
+        expected = np.linspace(0, 59, frames, dtype=int)
+        assert batch["video_metadata"][0].frames_indices == expected.tolist()
+        np.testing.assert_array_equal(
+            batch["pixel_values_videos"][0].numpy(), np.stack([truth[i] for i in expected]).transpose(0, 3, 1, 2)
+        )
+
+
+def test_packet_that_shows_nothing_while_streaming(film_with_hidden_packet):
+    with read_video(film_with_hidden_packet, FrameSampling(every_frame=True)) as stream:  # same frames: goes on
+        assert [number_in(frame) for _, frame in stream] == list(range(60))
+    with read_video(film_with_hidden_packet, FrameSampling(num_frames=7)) as stream:  # other frames: says so
+        with pytest.raises(VideoDecodeError, match="Read it again"):
+            list(stream)
+        assert [number_in(frame) for _, frame in stream] == np.linspace(0, 59, 7, dtype=int).tolist()
 
 
 def test_clock_that_jumps_back(film, tmp_path):
