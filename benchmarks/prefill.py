@@ -166,10 +166,10 @@ def time_run(way: str, model: VideoXLForCausalLM, shapes: Shapes, inputs: Inputs
     """One timed prefill: its seconds (for ours also each full window's), and the last row's logits [V]."""
     load = os.getloadavg()[0]
     with pass_starts(model) as starts:
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         logits = prefill(way, model, shapes, inputs)
-        seconds = time.perf_counter() - begin
-    run = {"way": way, "seconds": seconds, "load_average_before": load}
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    run = {"way": way, "seconds": seconds, "cpu_seconds": cpu_seconds, "load_average_before": load}
     if way == "ours":
         windows = len(split_windows(len(inputs.features), shapes.window))
         if len(starts) != windows + 2:
