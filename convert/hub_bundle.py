@@ -21,7 +21,7 @@ CODE_PACKAGES = (modeling_videoxl, processing, pipelines)
 
 MODEL_AUTO_MAP = {
     "AutoConfig": "configuration_videoxl.VideoXLConfig",
-    "AutoModel": "modeling_videoxl.VideoXLModel",
+    "AutoModel": "backbone_videoxl.VideoXLModel",
     "AutoModelForCausalLM": "modeling_videoxl.VideoXLForCausalLM",
     "AutoModelForImageTextToText": "modeling_videoxl.VideoXLForCausalLM",
 }

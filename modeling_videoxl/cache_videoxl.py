@@ -243,6 +243,16 @@ class VideoXLCache(Cache):
 
     # Rollback, reuse, batches
 
+    def mark(self) -> tuple:
+        """Where the cache stands, for `rewind`."""
+        return self.physical_length, self._logical_length, [replace(row) for row in self._rows]
+
+    def rewind(self, mark: tuple) -> None:
+        """Back to a `mark` after which the cache has only grown: what an interrupted call appended is forgotten."""
+        length, self._logical_length, self._rows = mark
+        for layer in self.layers:
+            layer.crop(min(0, length - layer.length))
+
     def crop(self, tokens_to_remove: int) -> None:
         """
         Takes back the last `-tokens_to_remove` text tokens.

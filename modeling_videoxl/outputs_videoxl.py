@@ -52,9 +52,15 @@ class GroupOutput:
 
 
 def gather_columns(
-    outputs: list[GroupOutput], batch: int, columns: np.ndarray, layer: int | None = None
+    outputs: list[GroupOutput], batch: int, columns: np.ndarray, empty: torch.Tensor, layer: int | None = None
 ) -> torch.Tensor:
-    """Output at the columns that are true in `columns` `[T]`, for every row of the batch; zeros at padding."""
+    """
+    Output at the columns that are true in `columns` `[T]`, for every row of the batch; zeros at padding.
+
+    Args:
+        empty: `[0, D]`, what the zeros are like where no pass gave any output.
+        layer: a layer's hidden states in place of the output.
+    """
     asked = np.flatnonzero(columns)
     rows: list[torch.Tensor | None] = [None] * batch
     for output in outputs:
@@ -70,7 +76,7 @@ def gather_columns(
             placed = hidden.new_zeros(len(asked), hidden.shape[-1])
             placed[where.tolist()] = chosen[index]
             rows[row] = placed
-    template = next(row for row in rows if row is not None)
+    template = next((row for row in rows if row is not None), empty.new_zeros(len(asked), empty.shape[-1]))
     return torch.stack([torch.zeros_like(template) if row is None else row for row in rows])
 
 

@@ -1,12 +1,5 @@
 """One call from video and question to answer."""
 
-try:
-    from .pipeline_videoxl import VideoQuestionAnsweringPipeline
-except ImportError:
-    from transformers import Pipeline
-
-    class VideoQuestionAnsweringPipeline(Pipeline):  # temporary, until pipeline_videoxl.py lands
-        pass
-
+from .pipeline_videoxl import VideoQuestionAnsweringPipeline
 
 __all__ = ["VideoQuestionAnsweringPipeline"]

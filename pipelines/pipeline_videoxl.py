@@ -3,6 +3,7 @@
 import copy
 import inspect
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
@@ -20,6 +21,7 @@ logger = logging.get_logger(__name__)
 
 DEFAULT_MAX_NEW_TOKENS = 256
 CHUNK_FRAMES = 16
+_RETURN_NAMES = ("return_memory", "return_seconds")
 _FORWARD_NAMES = ("compression_ratio", "use_checkpoint_generation")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -37,6 +39,7 @@ class Request:
     visuals: dict[str, Any]
     asked: dict[str, Any]  # the input, as the answer repeats it
     is_list: bool  # several questions: several answers
+    seconds: float  # that reading took
 
 
 class VideoQuestionAnsweringPipeline(Pipeline):
@@ -91,6 +94,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             compression_ratio: visual tokens per summary token; the model's default if not given, 0 for none.
             use_checkpoint_generation: start from the checkpoint's generation configuration instead of greedy decoding.
             return_memory: put what the memory held after the answer, `cache.summary()`, under `memory`.
+            return_seconds: put the seconds of wall time under `seconds`: `read` and `compress` of the video so far,
+                and `answer` of this question.
             streamer, max_new_tokens (256), do_sample, num_beams, …: every argument of `generate`.
 
         Returns:
@@ -120,10 +125,12 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         known = (str, bytes, Mapping, list, GeneratorType, Dataset, torch.Tensor, os.PathLike)
         return isinstance(inputs, Iterable) and not isinstance(inputs, known)
 
-    def _sanitize_parameters(self, return_memory: bool | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         if self.processor is None:
             raise ValueError("VideoQuestionAnsweringPipeline needs a processor: pass processor=...")
         preprocess, forward, generate = {}, {}, {}
+        postprocess = {name: kwargs.pop(name) for name in _RETURN_NAMES if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in _RETURN_NAMES}
         visual_names = self.processor.visual_argument_names
         generate_names = set(inspect.signature(GenerationMixin.generate).parameters) | set(vars(GenerationConfig()))
         for name, value in kwargs.items():
@@ -137,12 +144,13 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 raise TypeError(f"VideoQuestionAnsweringPipeline got an unknown argument {name!r}")
         if generate:
             forward["generate_kwargs"] = generate
-        return preprocess, forward, {} if return_memory is None else {"return_memory": return_memory}
+        return preprocess, forward, postprocess
 
     # Input
 
     def preprocess(self, inputs: Any, answer_prefix: str | None = None, **visual_kwargs: Any) -> dict[str, Request]:
         """Reads one input and its media; `visual_kwargs` are the processor's."""
+        started = time.perf_counter()
         chats, asked, questions, is_list = self._conversations(inputs, as_frames=bool(visual_kwargs.get("as_frames")))
         continues = chats[0][-1].get("role") == "assistant"
         rows = self.processor.encode_chats(
@@ -158,7 +166,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             visuals = self.processor.visual_inputs(rows[:1], images, videos, **visual_kwargs)
         prompts = [self.processor.expand([row], visuals)[0] for row in rows]
         heads = [self._head(prompt) for prompt in prompts]
-        return {"request": Request(questions, prompts, heads, visuals, asked, is_list)}
+        seconds = time.perf_counter() - started
+        return {"request": Request(questions, prompts, heads, visuals, asked, is_list, seconds)}
 
     def _conversations(self, inputs: Any, as_frames: bool) -> tuple[list, dict[str, Any], list[str], bool]:
         """One conversation per question, the input to repeat in the answer, the questions, whether they are a list."""
@@ -231,7 +240,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return {"records": [self._forward(one, *arguments)["records"] for one in inputs]}
         model, arguments = self._configured(dict(generate_kwargs or {}), use_checkpoint_generation)
         records, memory, remembered = [], None, None
+        compressing = 0.0
         for question, prompt, head in zip(request.questions, request.prompts, request.heads):
+            started = time.perf_counter()
             # a template may end the prompt with the video: then no text is left to ask a memory with
             if model.generation_config.use_cache is False or head == len(prompt):
                 past = {**_pixels(request.visuals), "compression_ratio": compression_ratio}
@@ -240,10 +251,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 if prompt[:head] != remembered:
                     memory = self._remember(prompt[:head], request.visuals, compression_ratio)
                     remembered = prompt[:head]
+                    compressing += time.perf_counter() - started
+                    started = time.perf_counter()
                 past, cache = {}, memory.copy()
             tokens = self._new_tokens(model, prompt, past_key_values=cache, **past, **arguments)
-            summary = None if cache is None else cache.summary()
-            records.append({"tokens": tokens, "question": question, "memory": summary, **request.asked})
+            record = {"tokens": tokens, "question": question, **request.asked}
+            record["memory"] = None if cache is None else cache.summary()
+            answering = time.perf_counter() - started
+            record["seconds"] = {"read": request.seconds, "compress": compressing, "answer": answering}
+            records.append(record)
         return {"records": records if request.is_list else records[0]}
 
     def _new_tokens(self, model: Any, prompt: list[int], **arguments: Any) -> list[list[int]]:
@@ -266,7 +282,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 past_key_values=cache,
                 use_cache=True,
                 compression_ratio=compression_ratio,
-                logits_to_keep=torch.zeros(1, dtype=torch.long),  # a row of text, so that no window's rows are needed
+                logits_to_keep=torch.zeros(0, dtype=torch.long),  # nobody asks for any output
                 **_pixels(visuals),
             )
         return cache
@@ -302,18 +318,21 @@ class VideoQuestionAnsweringPipeline(Pipeline):
 
     # Output
 
-    def postprocess(self, model_outputs: dict[str, Any], return_memory: bool = False) -> Any:
-        records = model_outputs["records"]
+    def postprocess(
+        self, model_outputs: dict[str, Any], return_memory: bool = False, return_seconds: bool = False
+    ) -> Any:
+        records, hidden = model_outputs["records"], set()
+        hidden |= set() if return_memory else {"memory"}
+        hidden |= set() if return_seconds else {"seconds"}
         if isinstance(records, list):
-            return [self._answer(record, return_memory) for record in records]
-        return self._answer(records, return_memory)
+            return [self._answer(record, hidden) for record in records]
+        return self._answer(records, hidden)
 
-    def _answer(self, record: dict[str, Any], return_memory: bool) -> dict[str, Any]:
-        record = dict(record)
-        tokens, memory = record.pop("tokens"), record.pop("memory")
+    def _answer(self, record: dict[str, Any], hidden: set[str]) -> dict[str, Any]:
+        record = {name: value for name, value in record.items() if name not in hidden}
+        tokens = record.pop("tokens")
         answers = [self.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
-        answer = {"answer": answers[0] if len(answers) == 1 else answers, **record}
-        return answer | ({"memory": memory} if return_memory else {})
+        return {"answer": answers[0] if len(answers) == 1 else answers, **record}
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """

@@ -116,8 +116,8 @@ def _ask(arguments: argparse.Namespace) -> None:
         settings["compression_ratio"] = arguments.ratio
     answers = pipe(video=arguments.file, question=list(arguments.questions), **settings)
     if arguments.json:
-        common = {name: answers[0][name] for name in ("video", "memory", "seconds")}
-        pairs = [{"question": answer["question"], "answer": answer["answer"]} for answer in answers]
+        common = {"video": answers[0]["video"], "memory": answers[0]["memory"]}
+        pairs = [{name: answer[name] for name in ("question", "answer", "seconds")} for answer in answers]
         print(json.dumps({**common, "answers": pairs}, ensure_ascii=False))
         return
     from videoxl.demo import print_answers
@@ -164,7 +164,3 @@ def _demo(arguments: argparse.Namespace) -> None:
     from videoxl.demo import run_demo
 
     run_demo(load_pipeline(arguments.model), arguments.model, arguments.random_weights)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

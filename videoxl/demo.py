@@ -56,7 +56,8 @@ def draw_video(path: str | Path) -> None:
 
 def print_answers(answers: Sequence[dict], tokens_per_frame: int) -> None:
     """Prints what was asked and answered about one video, what was kept of it, and the seconds per stage."""
-    memory, seconds = answers[0]["memory"], answers[0]["seconds"]
+    memory = answers[0]["memory"]
+    seconds = {**answers[0]["seconds"], "answer": sum(answer["seconds"]["answer"] for answer in answers)}
     visual, kept = memory["visual_tokens_seen"], memory["kept"]
     print(f"{answers[0]['video']}")
     print(f"  frames         {visual // tokens_per_frame}")

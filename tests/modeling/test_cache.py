@@ -188,3 +188,25 @@ def test_other_caches_are_refused(small, film):
     with pytest.raises(ValueError, match=r"quantized.*not supported"):
         small.generate(ids, pixel_values_videos=[frames], cache_implementation="quantized")
     assert isinstance(small.model.new_cache(), VideoXLCache)
+
+
+def test_an_interrupted_call_leaves_the_cache_as_it_was(small, memory):
+    """Ctrl-C in the middle of a second film: the first one's memory still answers."""
+    cache, ids, frames = memory
+    expected = small.generate(ids, past_key_values=cache.copy())
+    held, length = tensors(cache), cache.get_seq_length()
+    tower, seen = small.model.model.vision_tower.embeddings, []
+
+    def interrupt(module, inputs):
+        seen.append(inputs)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    hook = tower.register_forward_pre_hook(interrupt)
+    more = [*small.text(5), *[small.video] * 148, *small.text(3)]
+    with pytest.raises(KeyboardInterrupt):
+        small.generate(ids[:9] + ids[9:157] + more, past_key_values=cache, pixel_values_videos=[frames])
+    hook.remove()
+    assert (cache.get_seq_length(), cache.physical_length) == (length, held[0][0].shape[2])
+    assert same(tensors(cache), held)
+    assert small.generate(ids, past_key_values=cache) == expected

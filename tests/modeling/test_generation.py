@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 import torch
-from conftest import GREEDY
+from small_model import GREEDY
 from transformers import Qwen2Config, Qwen2ForCausalLM, TextIteratorStreamer
 from transformers.generation import BaseStreamer, LogitsProcessor, LogitsProcessorList
 

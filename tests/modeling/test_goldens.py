@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import GREEDY
 from safetensors.torch import load_file
+from small_model import GREEDY
 
 from tests.conftest import GOLDENS
 from videoxl.modeling_videoxl.original_layout_videoxl import rename_original_key

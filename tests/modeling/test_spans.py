@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import GREEDY
+from small_model import GREEDY
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 
@@ -162,3 +162,17 @@ def test_windows_and_carry_are_those_of_a_loop_over_tokens():
             assert segment.rows == row
             start += size
         assert planner.lost == (0 if summarize else open_tokens)
+
+
+def test_no_logits_at_all(small, film):
+    ids, frames = film
+    cache = small.model.new_cache()
+    logits = small.logits(
+        ids,
+        pixel_values_videos=[frames],
+        past_key_values=cache,
+        compression_ratio=8,
+        logits_to_keep=torch.zeros(0, dtype=torch.long),
+    )
+    assert logits.shape == (0, 512)
+    assert cache.summary()["kept"]["total"] == 9 + 148 // 8 + 7
