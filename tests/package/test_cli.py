@@ -1,0 +1,93 @@
+"""The commands as a user types them."""
+
+import json
+
+import pytest
+from transformers import pipeline
+
+from videoxl.cli import main
+from videoxl.demo import draw_video, find_real_video
+
+QUESTIONS = ["What happens in this video?", "Is <|im_end|> in it?"]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("films") / "ball.mp4"
+    draw_video(path)
+    return path
+
+
+def test_ask_prints_what_the_pipeline_answers(film, converted, capsys):
+    arguments = ["ask", str(film), *QUESTIONS, "--model", str(converted), "--frames", "30", "--ratio", "4"]
+    assert main([*arguments, "--max-new-tokens", "9", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    pipe = pipeline("video-question-answering", model=str(converted))
+    answers = pipe(video=str(film), question=QUESTIONS, num_frames=30, compression_ratio=4, max_new_tokens=9)
+    assert [answer["answer"] for answer in printed["answers"]] == [answer["answer"] for answer in answers]
+    assert [answer["question"] for answer in printed["answers"]] == QUESTIONS
+    assert printed["memory"]["visual_tokens_seen"] == 120
+    assert printed["memory"]["kept"]["beacons"] == 30
+    assert main([*arguments, "--max-new-tokens", "9"]) == 0
+    words = capsys.readouterr().out
+    assert answers[1]["answer"] in words
+    assert "frames         30" in words
+    assert "visual tokens  120" in words
+    assert "ratio          4.0" in words
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["ask", "missing.mp4", "What?"], "missing.mp4"),
+        (["ask", __file__, "What?"], "test_cli.py"),
+        (["ask", "FILM", " "], "question"),
+        (["ask", "FILM", "What?", "--frames", "0"], "num_frames"),
+        (["ask", "FILM", "What?", "--ratio", "-2"], "compression_ratio=-2"),
+        (["ask", "FILM", "What?", "--ratio", "49"], "a window has 48 visual tokens"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(arguments, said, film, converted, capsys):
+    arguments = [str(film) if argument == "FILM" else argument for argument in arguments]
+    assert main([*arguments, "--model", str(converted)]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_no_model_says_how_to_name_one(film, monkeypatch, capsys):
+    monkeypatch.delenv("VIDEOXL_MODEL", raising=False)
+    assert main(["ask", str(film), "What?"]) == 1
+    assert "--model" in capsys.readouterr().err
+
+
+def test_convert_check_and_export(authors_checkpoint, tmp_path, capsys):
+    source, tower, dest = str(authors_checkpoint), str(authors_checkpoint / "clip"), str(tmp_path / "ours")
+    assert main(["convert", source, dest]) == 1
+    assert "--vision-tower" in capsys.readouterr().err
+    assert main(["convert", source, dest, "--vision-tower", tower]) == 0
+    assert "model.language_model.embed_tokens.weight" in capsys.readouterr().out
+    assert main(["convert", source, dest, "--vision-tower", tower]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["convert", "--check", source, dest, "--vision-tower", tower]) == 0
+    assert main(["export-hub", dest, str(tmp_path / "bundle")]) == 0
+    assert (tmp_path / "bundle" / "modeling_videoxl.py").is_file()
+
+
+def test_demo_answers_four_questions(converted, capsys):
+    assert main(["demo", "--model", str(converted), "--random-weights"]) == 0
+    printed = capsys.readouterr().out
+    assert "RANDOM" in printed
+    assert str(find_real_video()) in printed
+    assert printed.count("  Q: ") == printed.count("  A: ") == 4
+    for word in ("frames         64", "visual tokens  256", "kept           32", "ratio          8.0", "read "):
+        assert word in printed
+
+
+def test_interrupted_command_says_so(converted, film, monkeypatch, capsys):
+    def interrupt(*arguments, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("videoxl.cli.load_pipeline", interrupt)
+    assert main(["ask", str(film), "What?", "--model", str(converted)]) == 130
+    assert "Interrupted" in capsys.readouterr().err
