@@ -165,12 +165,12 @@ class PyAVReader:
                 break
             shown.append(packet.pts)
             if packet.is_keyframe:
-                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+                keys.append(packet.pts)
         pts = np.array(sorted(shown), dtype=np.int64)
-        self._keys = np.array(sorted(keys), dtype=np.int64).reshape(-1, 2)  # [K, 2] (pts, dts)
+        self._keys = np.array(sorted(keys), dtype=np.int64)
         truthful &= not ("avi" in self._container.format.name and stream.codec_context.name in _GUESSED_IN_AVI)
         self._by_time = truthful and len(pts) == len(np.unique(pts))
-        self._plain = not discarded and not _has_leading_frames(shown, self._keys[:, 0].tolist())
+        self._plain = not discarded and not _has_leading_frames(shown, self._keys.tolist())
         self._may_seek = bool(_SEEKABLE & set(self._container.format.name.split(",")))
         if self._by_time:
             self._set_times(pts)
@@ -335,19 +335,19 @@ class PyAVReader:
 
     def _seek_for(self, target: int) -> None:
         """Jumps to the keyframe before `target` if that lies ahead of what is decoded already."""
-        key = int(np.searchsorted(self._keys[:, 0], target, side="right")) - 1
-        if key < 0 or (self._position is not None and self._keys[key, 0] <= self._position):
+        key = int(np.searchsorted(self._keys, target, side="right")) - 1
+        if key < 0 or (self._position is not None and self._keys[key] <= self._position):
             return
         if key == 0 and self._position is None:
             return
         try:
-            self._container.seek(int(self._keys[key, 1]), stream=self._stream, backward=True)
+            self._container.seek(int(self._keys[key]), stream=self._stream, backward=True)
         except _PYAV_ERRORS:
             self._trouble = True
             return
         self._frames = self._decoded()
         self._held = self._position = None
-        self._complete_from = int(self._keys[key, 0])  # an open group's frames before it may be missing
+        self._complete_from = int(self._keys[key])  # an open group's frames before it may be missing
 
     def _advance_to(self, target: int) -> tuple[av.VideoFrame | None, bool]:
         """Decodes up to the frame shown at exactly `target`; (None, False) if there is none."""

@@ -109,6 +109,7 @@ class VideoStream:
         return len(self.metadata.frames_indices)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        self._handed_out = 0
         try:
             yield from self._read_planned(0)
         except FrameIndexError:
@@ -123,14 +124,14 @@ class VideoStream:
             for index, frame in frames:
                 frame = self._transform(frame)
                 for _ in range(repeats[index]):
-                    self._handed_out = len(came) + 1
                     came.append(index)
+                    self._handed_out = len(came)
                     yield float(self._reader.times[index]), frame
         self._note_missing(came)
 
     def _read_replanned(self) -> Iterator[tuple[float, np.ndarray]]:
         """After an untrue index: plan anew from the frames that are shown, and go on if nothing else is different."""
-        handed_out, before = getattr(self, "_handed_out", 0), self.metadata.frame_times
+        handed_out, before = self._handed_out, self.metadata.frame_times
         self._reader.reindex()
         self._plan()
         if self.metadata.frame_times[:handed_out] != before[:handed_out]:
