@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
 
 BACKENDS = ("pyav", "decord", "torchcodec")
 

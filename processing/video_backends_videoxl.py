@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.error import FFmpegError
-from transformers.utils import logging
 
 from .video_containers_videoxl import is_cut_short
-
-logger = logging.get_logger(__name__)
 
 #: Frames with more pixels (and formats that FFmpeg would answer by opening other files or addresses) are refused.
 MAX_FRAME_PIXELS = 8192 * 8192

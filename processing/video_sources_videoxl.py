@@ -107,9 +107,9 @@ def downloaded(url: str) -> Iterator[str]:
         path = os.path.join(folder, "video" + re.sub(r"[^.\w]", "", suffix))
         try:
             _download(url, path)
+        except VideoDecodeError:
+            raise
         except (urllib.error.URLError, OSError, ValueError) as error:
-            if isinstance(error, VideoDecodeError):
-                raise
             raise VideoDecodeError(f"{url}: cannot be downloaded ({error}).") from error
         yield path
 
