@@ -31,7 +31,7 @@ space: $(READY) $(CHECKPOINT)/config.json
 	$(BIN)/python -m videoxl.spaces_demo --model $(CHECKPOINT)
 
 bench: $(READY)
-	$(BIN)/python benchmarks/prefill.py
+	$(BIN)/python -m benchmarks.prefill
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info

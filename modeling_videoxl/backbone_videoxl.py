@@ -151,10 +151,12 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             spans = [find_spans(row_types[row], items, row) for row in range(batch)]
         plans, lost = [], 0
         for row in range(batch):
+            # A list of ratios is for the rows that have windows; where none has any, its length is wrong.
+            listed = setting if spans[row] or not any(spans) else self.ratio_setting(None, drawn=False)
             segments, row_lost = plan_row(
                 len(columns[row]),
                 spans[row],
-                setting,
+                listed,
                 self.config.text_config.beacon_window,
                 self.config.summarize_remainder,
             )

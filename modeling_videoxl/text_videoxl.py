@@ -271,7 +271,8 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
             return embeds
         batch, _, width = embeds.shape
         beacon = self.beacon_embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=embeds.device))
-        beacon = beacon.to(embeds.dtype).expand(batch, 1, width)  # [B, 1, D]
+        # Under a device map the table may lie elsewhere than the projector that made the features.
+        beacon = beacon.to(embeds.device, embeds.dtype).expand(batch, 1, width)  # [B, 1, D]
         parts, position = [], 0
         if segment.regular:
             position = segment.first + (segment.regular - 1) * segment.ratio

@@ -317,6 +317,66 @@ def test_conversation_of_unequal_rows_goes_on(small, unequal):
         assert result == small.generate(row + answer + turn, compression_ratio=8, **visuals_of(*visual))
 
 
+def test_a_list_of_ratios_is_for_the_rows_with_windows(small, film):
+    ids, frames = film
+    rows, mask = padded([ids, small.text(5)])
+    kwargs = {"pixel_values_videos": [frames], "compression_ratio": [2, 4, 8, 4]}
+    together = small.generate(rows, attention_mask=mask, **kwargs)
+    assert together[0] == small.generate(ids, **kwargs)
+    assert together[1] == small.generate(rows[1][-5:])
+    for ratios in ([2, 4, 8], [2, 4, 8, 4, 2]):
+        with pytest.raises(ValueError, match=rf"lists {len(ratios)} ratios.* 4 windows"):
+            small.generate(ids, pixel_values_videos=[frames], compression_ratio=ratios)
+    with pytest.raises(ValueError, match=r"lists 2 ratios.* 0 windows"):
+        small.generate(small.text(5), compression_ratio=[2, 4])
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"compression_ratio": -1}, r"compression_ratio=-1: give a positive integer, 0 for no compression"),
+        ({"compression_ratio": 2.0}, r"compression_ratio=2.0"),
+        ({"compression_ratio": True}, r"compression_ratio=True"),
+        ({"compression_ratio": [8, "4", 8, 8]}, r"compression_ratio=\[8, '4', 8, 8\]"),
+        ({"compression_ratio": 49}, r"a window has 48 visual tokens"),
+        ({"pixel_values_videos": 36}, r"148 video placeholders, but the video features are 144 visual tokens"),
+        ({"pixel_values_videos": 38}, r"148 video placeholders, but the video features are 152 visual tokens"),
+        ({"pixel_values_videos": None}, r"148 video placeholders, but the video features are 0 visual tokens"),
+        ({"pixel_values": 1}, r"0 image placeholders, but the image features are 4 visual tokens"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_that_says_both_sides(wrong, said, small, film):
+    ids, frames = film
+    wrong = {name: [small.frames(value)] if "pixel" in name and value else value for name, value in wrong.items()}
+    with pytest.raises(ValueError, match=said):
+        small.generate(ids, **{"pixel_values_videos": [frames], **wrong})
+
+
+def test_two_films_where_the_text_has_one_place_of_each(small):
+    """The counts agree in sum, but the first film does not fit into the first run of placeholders."""
+    ids = [*[small.video] * 8, *small.text(2), *[small.video] * 12, *small.text(2)]
+    with pytest.raises(ValueError, match=r"has 8 left for video 0, which has 12 visual tokens"):
+        small.generate(ids, pixel_values_videos=[small.frames(3), small.frames(2)])
+
+
+def test_a_loss_of_tokens_is_said_once_with_the_numbers(small, film, monkeypatch):
+    from videoxl.modeling_videoxl import backbone_videoxl
+
+    said = []
+    monkeypatch.setattr(backbone_videoxl.logger, "warning", said.append)
+    ids, frames = film
+    small.generate(ids, pixel_values_videos=[frames], compression_ratio=4)
+    assert said == []
+    for _ in range(2):
+        small.generate(ids, pixel_values_videos=[frames], compression_ratio=8)
+    assert len(said) == 1
+    assert said[0].startswith("4 of 148 visual tokens")
+    small.model.model._warned_of_loss = False
+    small.config.summarize_remainder = True
+    small.generate(ids, pixel_values_videos=[frames], compression_ratio=8)
+    assert len(said) == 1
+
+
 def test_equal_rows_in_one_batch(small, film):
     """Rows with the same spans go through the windows together."""
     ids, frames = film
