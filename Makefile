@@ -10,7 +10,7 @@ CHECKPOINT := .demo/checkpoint
 
 # A cached environment is used again until what is installed changes.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; set PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("transformers 5.23 needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
@@ -28,7 +28,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q
 
 space: $(READY) $(CHECKPOINT)/config.json
-	$(BIN)/python -m videoxl.spaces_demo --model $(CHECKPOINT)
+	$(BIN)/python -m videoxl.spaces_demo --model $(CHECKPOINT) --random-weights
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.prefill
