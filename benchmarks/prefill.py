@@ -294,7 +294,7 @@ def summarize(runs: list[dict], memory: list[dict], frame_counts: list[int]) -> 
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| frames | way | prefill, s | times ours | processor time, s | times ours | peak above weights, MiB | times ours |",
+        "| frames | way | wall, s | x ours | processor, s | x ours | peak above weights, MiB | x ours |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
