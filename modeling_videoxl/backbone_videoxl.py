@@ -65,8 +65,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
 
     def _encode(self, kind: int, pixel_values: torch.Tensor) -> torch.Tensor:
         """Frames or tiles `[F, 3, H, W]` to visual tokens `[F · M, D]`; pooling comes behind the projector."""
-        device = self.vision_tower.device
-        pixel_values = pixel_values.to(None if device.type == "meta" else device, self.vision_tower.dtype)
+        pixel_values = pixel_values.to(_real(self.vision_tower.device), self.vision_tower.dtype)
         config = self.config
         features = patch_features(self.vision_tower, pixel_values, config.vision_feature_layer)  # [F, P², D_vision]
         features = self.multi_modal_projector(features)  # [F, P², D]
@@ -107,6 +106,10 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         )
 
     # Plan
+
+    @property
+    def _first_device(self) -> torch.device | None:
+        return _real(self.get_input_embeddings().weight.device)
 
     @property
     def _placeholder_ids(self) -> dict[int, int]:
@@ -198,8 +201,8 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
                 cache.advance(segment.length, 0, True, True)  # nothing of such a window is ever used
                 continue
             if segment.visual:
-                embeds = torch.stack([stream.take(segment.length) for stream in streams[-1]])
-                embeds = embeds.to(self.language_model.dtype)  # [b, m, D]
+                features = [stream.take(segment.length) for stream in streams[-1]]
+                embeds = torch.stack(features).to(self._first_device, self.language_model.dtype)  # [b, m, D]
             else:
                 embeds = embed(rows, columns)
             hidden, states = self.language_model(embeds, segment, cache, hidden_needed=bool(asked.any()), **kwargs)
@@ -371,8 +374,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         Raises:
             ValueError: if there is no frame, or the list of ratios has another length than there are windows.
         """
-        device = self.get_input_embeddings().weight.device
-        prefix_ids = prefix_ids.reshape(1, -1).to(None if device.type == "meta" else device)
+        prefix_ids = prefix_ids.reshape(1, -1).to(self._first_device)
         cache = self.new_cache()
         cache.start(1)
         if prefix_ids.shape[1]:
@@ -392,12 +394,18 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             lengths.append(features.shape[0])
             segment = planner.window(0, lengths[-1], setting.of_window(len(lengths) - 1, lengths), last)
             if segment.kept:
-                self.language_model(features[None].to(self.language_model.dtype), segment, cache, hidden_needed=False)
+                embeds = features[None].to(self._first_device, self.language_model.dtype)
+                self.language_model(embeds, segment, cache, hidden_needed=False)
             else:
                 cache.advance(segment.length, 0, True, True)
         setting.for_windows(lengths)  # a list that is too long is an error, too
         self._warn_of_loss(planner.lost, sum(lengths))
         return cache
+
+
+def _real(device: torch.device) -> torch.device | None:
+    """None for the meta device: where weights are offloaded, hooks move the inputs to them."""
+    return None if device.type == "meta" else device
 
 
 __all__ = ["VideoXLModel"]
