@@ -57,7 +57,7 @@ def attend_split(
     seen_lse = seen_lse.reshape(batch, heads, rows)  # [B, H, q]
     own, own_lse = flash(query, *(repeat_kv(states, groups) for states in present), 0.0, True, scale=scaling)
     weight = torch.sigmoid(seen_lse - own_lse)[..., None].to(own.dtype)  # [B, H, q, 1]
-    return torch.lerp(own, seen, weight).transpose(1, 2)
+    return own.lerp_(seen, weight).transpose(1, 2)
 
 
 def beacon_mask(

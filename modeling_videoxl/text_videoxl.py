@@ -126,6 +126,26 @@ class VideoXLAttention(nn.Module):
         return output, *kept
 
 
+class VideoXLRMSNorm(Qwen2RMSNorm):
+    """Qwen2's; in float32, where it rounds alike, as torch's one fused operation: temporaries of a window's size cost
+    more than the arithmetic on them."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.dtype != torch.float32 or torch.is_grad_enabled():
+            return super().forward(hidden)
+        return nn.functional.rms_norm(hidden, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+class VideoXLMLP(Qwen2MLP):
+    """Qwen2's; where no gradient needs what lies between, it is overwritten, for the same reason."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() or self.config.hidden_act != "silu":
+            return super().forward(hidden)
+        gate = nn.functional.silu(self.gate_proj(hidden), inplace=True)
+        return self.down_proj(gate.mul_(self.up_proj(hidden)))
+
+
 class VideoXLDecoderLayer(GradientCheckpointingLayer):
     """
     One layer over one pass. It gets what is kept as arguments and returns what is to be kept: a cache written inside
@@ -135,9 +155,9 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: VideoXLTextConfig, layer_idx: int):
         super().__init__()
         self.self_attn = VideoXLAttention(config, layer_idx)
-        self.mlp = Qwen2MLP(config)
-        self.input_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = VideoXLMLP(config)
+        self.input_layernorm = VideoXLRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = VideoXLRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
         self,
@@ -254,7 +274,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
         self.layers = nn.ModuleList(VideoXLDecoderLayer(config, index) for index in range(config.num_hidden_layers))
-        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = VideoXLRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = VideoXLRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()
