@@ -25,7 +25,12 @@ ALL, BEACONS, NONE = "all", "beacons", "none"  # the rows of a pass whose output
 def rotate(states: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Rotary embedding of `[B, H, q, d]` with cosines and sines of `[1 or B, q, d]`."""
     cos, sin = (part.unsqueeze(1) for part in embeddings)
-    return states * cos + rotate_half(states) * sin
+    return added(states * cos, rotate_half(states) * sin)
+
+
+def added(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The sum, over `own` where no gradient needs it: a window's temporaries cost more than the arithmetic on them."""
+    return own + other if torch.is_grad_enabled() else own.add_(other)
 
 
 class VideoXLAttention(nn.Module):
@@ -127,8 +132,7 @@ class VideoXLAttention(nn.Module):
 
 
 class VideoXLRMSNorm(Qwen2RMSNorm):
-    """Qwen2's; in float32, where it rounds alike, as torch's one fused operation: temporaries of a window's size cost
-    more than the arithmetic on them."""
+    """Qwen2's; in float32, where it rounds alike, as torch's one fused operation: see `added`."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if hidden.dtype != torch.float32 or torch.is_grad_enabled():
@@ -137,7 +141,7 @@ class VideoXLRMSNorm(Qwen2RMSNorm):
 
 
 class VideoXLMLP(Qwen2MLP):
-    """Qwen2's; where no gradient needs what lies between, it is overwritten, for the same reason."""
+    """Qwen2's; where no gradient needs what lies between, it is overwritten: see `added`."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() or self.config.hidden_act != "silu":
@@ -204,8 +208,8 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         residual = take_rows(hidden, segment.beacon_rows) if wanted == BEACONS else hidden
-        hidden = residual + attended
-        return hidden + self.mlp(self.post_attention_layernorm(hidden)), keys, values
+        hidden = added(attended, residual)
+        return added(self.mlp(self.post_attention_layernorm(hidden)), hidden), keys, values
 
     def _kept_only(self, hidden: torch.Tensor, segment: Segment, kept_embeddings):
         normed = self.input_layernorm(hidden)
