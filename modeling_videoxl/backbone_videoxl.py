@@ -361,7 +361,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         Compresses a video that comes in pieces, of a length that need not be known, into a cache.
 
         The cache is the one that the whole prompt would leave: `generate` goes on from it with the whole ids (prefix,
-        one placeholder per visual token seen, question) or with the question's ids alone.
+        one placeholder per visual token seen, question) or with the question's ids alone, if they are fewer.
 
         Args:
             prefix_ids (`[1, P]` or `[P]`): the text before the video.

@@ -21,6 +21,10 @@ class VideoXLGenerationMixin(GenerationMixin):
     """
     `generate` for Video-XL. Windows are planned in `forward`, so that every way of decoding takes them; here is what
     surrounds it: our cache, placeholders named once for the whole run, films compressed once for all beams.
+
+    With `past_key_values`, `input_ids` is the whole conversation, as everywhere in transformers. Only what is new of
+    it may be given instead, as long as that is no longer than what the cache has seen, or comes with the attention
+    mask of the whole, 0 somewhere: otherwise nothing tells the two apart.
     """
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
