@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import av
 import numpy as np
-from av.error import FFmpegError
 
 from .video_containers_videoxl import is_cut_short
 
@@ -28,8 +27,11 @@ _GUESSED_IN_AVI = {"h264", "hevc"}
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
 
 
-#: Besides FFmpeg's errors PyAV lets Python's own escape on damaged files (a stream that appears late: IndexError).
-_PYAV_ERRORS = (FFmpegError, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
+def _pyav_errors() -> tuple[type[Exception], ...]:
+    """FFmpeg's, and Python's own, which PyAV lets escape on damaged files (a stream that appears late: IndexError)."""
+    from av.error import FFmpegError
+
+    return (FFmpegError, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
 class VideoDecodeError(ValueError):
@@ -100,11 +102,13 @@ class PyAVReader:
 
     def _open(self) -> None:
         """(Re)opens the file at its start, with a fresh strict decoder."""
+        import av  # loads FFmpeg, which should wait for the first video
+
         self.close()
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
         try:
             container = av.open("file:" + os.path.abspath(self.path), options=options, metadata_errors="replace")
-        except _PYAV_ERRORS as error:
+        except _pyav_errors() as error:
             raise VideoDecodeError(
                 f"{self.path}: not a video file that can be read ({_words(error)})."
                 + (" It is cut short before its table of contents." if is_cut_short(self.path) else "")
@@ -146,7 +150,7 @@ class PyAVReader:
         while True:
             try:
                 packet = next(packets, None)
-            except _PYAV_ERRORS as error:
+            except _pyav_errors() as error:
                 ended = _words(error)
                 break
             if packet is None:
@@ -262,7 +266,7 @@ class PyAVReader:
 
     # --------------------------------------------------------------- decoding
 
-    def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def _decoded(self) -> Iterator[tuple[Any, bool]]:
         """Frames from the demuxer's position on, with whether nothing they depend on was damaged.
 
         After damage frames are unsound until the next keyframe. `_trouble` remembers that there was damage.
@@ -272,13 +276,13 @@ class PyAVReader:
         while True:
             try:
                 packet = next(packets, None)
-            except _PYAV_ERRORS:
+            except _pyav_errors():
                 self._trouble, packet = True, None
             if packet is not None and packet.size == 0:  # would end the decoder
                 continue
             try:
                 frames = self._stream.decode(packet)  # None: what is still inside the decoder
-            except _PYAV_ERRORS:
+            except _pyav_errors():
                 self._trouble, sound, frames = True, False, []
             if packet is not None and packet.is_corrupt:
                 self._trouble, sound = True, False
@@ -316,7 +320,7 @@ class PyAVReader:
                     "with start= and end=."
                 )
 
-    def _frame_at_time(self, index: int) -> av.VideoFrame | None:
+    def _frame_at_time(self, index: int) -> Any:
         target = int(self._pts[index])
         if not self._sequential:
             self._seek_for(target)
@@ -339,14 +343,14 @@ class PyAVReader:
             return
         try:
             self._container.seek(int(self._keys[key]), stream=self._stream, backward=True)
-        except _PYAV_ERRORS:
+        except _pyav_errors():
             self._trouble = True
             return
         self._frames = self._decoded()
         self._held = self._position = None
         self._complete_from = int(self._keys[key])  # an open group's frames before it may be missing
 
-    def _advance_to(self, target: int) -> tuple[av.VideoFrame | None, bool]:
+    def _advance_to(self, target: int) -> tuple[Any, bool]:
         """Decodes up to the frame shown at exactly `target`; (None, False) if there is none."""
         while True:
             frame, sound = self._held or self._next_ascending()
@@ -359,7 +363,7 @@ class PyAVReader:
                 self._held = (frame, sound)
                 return None, False
 
-    def _next_ascending(self) -> tuple[av.VideoFrame | None, bool]:
+    def _next_ascending(self) -> tuple[Any, bool]:
         """The next frame; (None, False) at the end, or where frames do not come as the index promises."""
         frame, sound = next(self._frames, (None, False))
         while frame is not None and not self._is_later(frame):
@@ -372,17 +376,17 @@ class PyAVReader:
             self._position = frame.pts
         return frame, sound
 
-    def _passes_over(self, frame: av.VideoFrame) -> bool:
+    def _passes_over(self, frame: Any) -> bool:
         """Whether the index knows frames between the last one and this one: packets of which nothing is shown."""
         if self._position is None or self._position < self._complete_from:
             return False
         last, this = np.searchsorted(self._pts, (self._position, frame.pts))
         return this != last + 1
 
-    def _is_later(self, frame: av.VideoFrame) -> bool:
+    def _is_later(self, frame: Any) -> bool:
         return frame.pts is not None and (self._position is None or frame.pts > self._position)
 
-    def _frame_at_ordinal(self, index: int) -> av.VideoFrame | None:
+    def _frame_at_ordinal(self, index: int) -> Any:
         for frame, sound in self._frames:
             if sound:
                 self._ordinal += 1
@@ -402,7 +406,7 @@ class PyAVReader:
             self._container = None
 
 
-def _upright(frame: av.VideoFrame, image: np.ndarray) -> np.ndarray:
+def _upright(frame: Any, image: np.ndarray) -> np.ndarray:
     """`image` [H, W, C] turned and mirrored as the frame's display matrix says (quarter turns)."""
     matrix = frame.side_data.get("DISPLAYMATRIX") if frame.rotation or len(frame.side_data) else None
     if matrix is None:
