@@ -110,9 +110,6 @@ class VideoXLGenerationMixin(GenerationMixin):
             }
         return arguments
 
-    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
-        return mm_encoder_output  # expanded with the pixels above, where spans and not only counts are known
-
     def prepare_inputs_for_generation(
         self,
         input_ids,
