@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
-from video_files import UNEVEN, find_box, numbered_frame, set_matrix, write_audio, write_video
+from video_files import UNEVEN, cut_short, find_box, numbered_frame, set_matrix, write_audio, write_video
 
 
 @dataclass
@@ -117,9 +117,8 @@ def _cut(folder: Path, whole: dict[str, Path]) -> list[Hostile]:
         ("ts", 0.6),
         ("gif", 0.6),
     ]:
-        data = whole[kind].read_bytes()
         path = folder / f"cut_{kind}_{share}{whole[kind].suffix}"
-        path.write_bytes(data[: int(len(data) * share)])
+        path.write_bytes(cut_short(whole[kind].read_bytes(), share))
         made.append(Hostile(path, "error"))
     return made
 

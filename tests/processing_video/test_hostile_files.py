@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hostile_files import make_hostile_files
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from video_files import decode_plainly, number_in, write_video
+from video_files import cut_short, decode_plainly, number_in, write_video
 
 from videoxl.processing.video_reading_videoxl import VideoDecodeError, read_video
 from videoxl.processing.video_sampling_videoxl import FrameSampling
@@ -81,7 +81,7 @@ def test_what_can_be_read_of_a_cut_file(tmp_path, kind):
     whole = Path(write_video(tmp_path / f"w.{kind}", codec, container=container, container_options=options))
     truth = decode_plainly(whole)
     cut = tmp_path / f"cut.{kind}"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10 + 5])
+    cut.write_bytes(cut_short(whole.read_bytes(), 0.7))
     with pytest.raises(VideoDecodeError, match=r"frames, up to .* can be read: pass allow_partial=True"):
         read_video(cut, FrameSampling(num_frames=5))
     with read_video(cut, FrameSampling(every_frame=True), allow_partial=True) as stream:
