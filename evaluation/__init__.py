@@ -1,0 +1,1 @@
+"""Evaluation: needles in long videos, and the families of tasks."""

@@ -1,0 +1,1 @@
+"""Training of Video-XL on transformers' Trainer."""
