@@ -1,0 +1,272 @@
+"""Questions about a film, by family of tasks, each with its true answer and with options to choose from."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .needles import CARDS, COLOURS, VALUES, Needle
+from .phrases import PHRASES
+from .plans import Plan
+
+OPTION_LETTERS = "ABCD"
+ANSWER_PREFIX = "Best option: ("  # as in the authors' evaluation
+THIRDS = ("first", "middle", "last")
+BORDER = 0.03  # of the film: so near to the border of two thirds nobody is asked for the third
+TOLERANCE = 10  # per cent of the film
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    One question about one film.
+
+    Args:
+        family: of tasks.
+        text: the question.
+        answer: the true answer, in words.
+        options: what multiple choice offers, in order.
+        correct: the true one's index.
+        per_cent: the true answer where it is a time, which may be missed by 10; else None.
+    """
+
+    family: str
+    text: str
+    answer: str
+    options: tuple[str, ...]
+    correct: int
+    per_cent: int | None = None
+
+    def prompt(self, multiple_choice: bool) -> str:
+        """The question as it is asked; with options it wants [`ANSWER_PREFIX`] put before the answer."""
+        if not multiple_choice:
+            return self.text
+        listed = [f"({letter}) {option}" for letter, option in zip(OPTION_LETTERS, self.options)]
+        return "\n".join([self.text, *listed])
+
+    def reply(self, multiple_choice: bool) -> str:
+        """What the model should say, the answer's prefix included."""
+        return f"{ANSWER_PREFIX}{OPTION_LETTERS[self.correct]})" if multiple_choice else self.answer
+
+    def is_right(self, reply: str, multiple_choice: bool) -> bool:
+        """
+        Whether `reply`, without the prefix, answers the question: the right letter first; or the answer's words, case
+        and punctuation aside; or a number of per cent that is at most 10 off.
+        """
+        if multiple_choice:
+            return re.match(rf"\s*\(?{OPTION_LETTERS[self.correct]}\b", reply) is not None
+        if self.per_cent is not None:
+            said = re.search(r"\d+", reply)
+            return said is not None and abs(int(said.group()) - self.per_cent) <= TOLERANCE
+        return _words(reply) == _words(self.answer)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+# A maker gives every question of its family that the film can be asked, one for each occasion.
+Maker = Callable[[np.random.Generator, Plan], list[Question]]
+
+
+def _ask(
+    rng: np.random.Generator,
+    family: str,
+    phrase: str,
+    answer: str,
+    option: str,
+    others: Sequence[str],
+    per_cent: int | None = None,
+    **names: str,
+) -> Question:
+    """A question in one of its phrasings; `option` is the true one, `others` those beside it."""
+    text = str(rng.choice(PHRASES[phrase])).format(**names)
+    shown = [option, *others]
+    order = rng.permutation(len(shown))
+    options = tuple(shown[place] for place in order)
+    return Question(family, text, answer, options, options.index(option), per_cent)
+
+
+def _some(rng: np.random.Generator, values: Sequence[str], count: int, without: Sequence[str] = ()) -> list[str]:
+    left = [value for value in values if value not in without]
+    return [str(value) for value in rng.choice(left, min(count, len(left)), replace=False)]
+
+
+def _name(kind: str, value: str) -> str:
+    """As [`Needle.name`], of what need not be shown."""
+    return f"the {kind} {value}" if kind in ("number", "letter") else f"the {value}"
+
+
+def _start(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _unique(plan: Plan) -> list[tuple[int, Needle]]:
+    """The cards whose value is shown once."""
+    return [(place, needle) for place, needle in plan.cards if len(plan.times(needle.kind, needle.value)) == 1]
+
+
+def _retrieval(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    made = []
+    for kind in CARDS:
+        shown = plan.of_kind(kind)
+        if len(shown) == 1:
+            value = shown[0][1].value
+            others = [_name(kind, other) for other in _some(rng, VALUES[kind], 3, [value])]
+            name = _name(kind, value)
+            made.append(_ask(rng, "retrieval", "which", _start(name), name, others, kind=kind))
+    for _, needle in _unique(plan):
+        others = _some(rng, tuple(COLOURS), 3, [needle.colour])
+        answer = f"The card was {needle.colour}."
+        made.append(_ask(rng, "retrieval", "colour", answer, needle.colour, others, name=needle.name))
+    for colour in COLOURS:
+        shown = [needle for _, needle in plan.cards if needle.colour == colour]
+        if len(shown) == 1:
+            kind = str(rng.choice(CARDS))
+            others = [_name(kind, value) for value in _some(rng, VALUES[kind], 3, [shown[0].value])]
+            made.append(_ask(rng, "retrieval", "card", _start(shown[0].name), shown[0].name, others, colour=colour))
+    return made
+
+
+def _ordering(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    cards = _unique(plan)
+    made = []
+    for count in (2, 3, 4):
+        if len(cards) >= count:
+            chosen = [cards[place] for place in rng.permutation(len(cards))[:count]]
+            names = [needle.name for _, needle in chosen]
+            in_order = [needle.name for _, needle in sorted(chosen, key=lambda card: card[0])]
+            listed = f"{', '.join(names[:-1])} or {names[-1]}"
+            which = str(rng.choice(["first", "last"]))
+            name = in_order[0 if which == "first" else -1]
+            rest = [other for other in names if other != name]
+            made.append(_ask(rng, "ordering", which, _start(name), name, rest, names=listed))
+            if count == 3:
+                made.append(_put_in_order(rng, names, in_order))
+    return made
+
+
+def _put_in_order(rng: np.random.Generator, names: list[str], in_order: list[str]) -> Question:
+    orders = [", ".join(names[place] for place in rng.permutation(3)) for _ in range(24)]
+    right = ", ".join(in_order)
+    others = list(dict.fromkeys(order for order in orders if order != right))[:3]
+    return _ask(rng, "ordering", "order", _start(right), right, others, names=", ".join(names))
+
+
+def _counting(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    made = []
+    for kind, value in dict.fromkeys((needle.kind, needle.value) for _, needle in plan.cards):
+        count = len(plan.times(kind, value))
+        others = [_times(int(n)) for n in _some(rng, [str(n) for n in range(1, 7)], 3, [str(count)])]
+        answer = f"It was shown {_times(count)}."
+        made.append((count, _ask(rng, "counting", "often", answer, _times(count), others, name=_name(kind, value))))
+    for kind in CARDS:
+        count = len(plan.of_kind(kind))
+        if 1 <= count <= 6:
+            others = _some(rng, [str(n) for n in range(1, 7)], 3, [str(count)])
+            made.append(
+                (count, _ask(rng, "counting", "many", f"There were {count}.", str(count), others, kinds=f"{kind}s"))
+            )
+    # Most values are shown once: of those questions one is enough beside the others.
+    once = [question for count, question in made if count == 1]
+    return [question for count, question in made if count > 1] + once[:1]
+
+
+def _times(count: int) -> str:
+    return f"{count} time" if count == 1 else f"{count} times"
+
+
+def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    made = []
+    for place, needle in _unique(plan):
+        third = third_of(place, plan.frames)
+        if third is not None:
+            rest = [f"in the {other} third" for other in THIRDS if other != third]
+            option = f"in the {third} third"
+            made.append(_ask(rng, "time", "part", _start(option), option, rest, name=needle.name))
+        if plan.frames >= 10:
+            share = round(100 * place / (plan.frames - 1))
+            near = round(share / 10) * 10
+            # Options lie at least 20 apart, and the true one is the nearest: a guess by sight is no coin toss.
+            apart = [value for value in range(0, 101, 10) if abs(value - near) >= 20]
+            picked = sorted(rng.permutation(apart)[:8].tolist())
+            others = [value for n, value in enumerate(picked) if n == 0 or value - picked[n - 1] >= 20]
+            others = [f"at about {value} per cent" for value in rng.permutation(others)[:3]]
+            option = f"at about {near} per cent"
+            made.append(_ask(rng, "time", "when", _start(option), option, others, per_cent=share, name=needle.name))
+    return made
+
+
+def third_of(place: int, frames: int) -> str | None:
+    """In which third of the film a frame lies; None next to a border."""
+    share = (place + 0.5) / frames
+    if min(abs(share - 1 / 3), abs(share - 2 / 3)) < BORDER:
+        return None
+    return THIRDS[int(share * 3)]
+
+
+def _advertisement(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    shown = plan.of_kind("advertisement")
+    none = "there is none"
+    if not shown:
+        others = [f"yes, for {product}" for product in _some(rng, VALUES["advertisement"], 3)]
+        return [_ask(rng, "advertisement", "advertisement", "No, there is none.", none, others)]
+    product = shown[0][1].value
+    others = [f"yes, for {other}" for other in _some(rng, VALUES["advertisement"], 2, [product])]
+    answer = f"Yes, for {product}."
+    return [_ask(rng, "advertisement", "advertisement", answer, f"yes, for {product}", [*others, none])]
+
+
+def _anomaly(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    shown = plan.of_kind("anomaly")
+    nothing = "nothing does"
+    if not shown:
+        others = [_an(value) for value in _some(rng, VALUES["anomaly"], 3)]
+        return [_ask(rng, "anomaly", "anomaly", "Nothing does.", nothing, others)]
+    place, needle = shown[0]
+    others = [_an(value) for value in _some(rng, VALUES["anomaly"], 2, [needle.value])]
+    made = [_ask(rng, "anomaly", "anomaly", _start(_an(needle.value)), _an(needle.value), [*others, nothing])]
+    third = third_of(place, plan.frames)
+    if third is not None:
+        rest = [f"in the {other} third" for other in THIRDS if other != third]
+        option = f"in the {third} third"
+        made.append(_ask(rng, "anomaly", "anomaly_when", _start(option), option, [*rest, "never"]))
+    return made
+
+
+def _an(value: str) -> str:
+    return f"a {value}" if value.endswith("screen") else value
+
+
+def _absence(rng: np.random.Generator, plan: Plan) -> list[Question]:
+    made = []
+    options = {True: "yes, it was", False: "no, it was not shown"}
+    shown = {(needle.kind, needle.value) for _, needle in plan.cards}
+    kind = str(rng.choice(CARDS))
+    missing = (kind, _some(rng, VALUES[kind], 1, [value for other, value in shown if other == kind])[0])
+    asked = [missing]
+    if shown:
+        asked.append(sorted(shown)[int(rng.integers(len(shown)))])
+    for kind, value in asked:
+        there = (kind, value) in shown
+        answer = _start(options[there])
+        made.append(_ask(rng, "absence", "was", answer, options[there], [options[not there]], name=_name(kind, value)))
+    for kind in CARDS:
+        if not plan.of_kind(kind):
+            others = [_name(kind, value) for value in _some(rng, VALUES[kind], 3)]
+            made.append(_ask(rng, "absence", "which", f"No {kind} was shown.", "none was shown", others, kind=kind))
+    others = _some(rng, tuple(COLOURS), 3)
+    made.append(_ask(rng, "absence", "colour", "It was not shown.", "it was not shown", others, name=_name(*missing)))
+    return made
+
+
+MAKERS: dict[str, Maker] = {
+    "retrieval": _retrieval,
+    "ordering": _ordering,
+    "counting": _counting,
+    "time": _time,
+    "advertisement": _advertisement,
+    "anomaly": _anomaly,
+    "absence": _absence,
+}
