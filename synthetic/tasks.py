@@ -32,6 +32,11 @@ def sample_rng(split: str, number: int, *more: int) -> np.random.Generator:
     return np.random.default_rng([SPLITS.index(split), number, *more])
 
 
+def _check_frames(frames: int) -> None:
+    if frames < 1:
+        raise ValueError(f"frames={frames}: a film has at least 1")
+
+
 def draw_sample(split: str, number: int, frames: int, family: str | None = None, questions: int = 1) -> Sample:
     """
     Film `number` of a split, with questions.
@@ -46,6 +51,7 @@ def draw_sample(split: str, number: int, frames: int, family: str | None = None,
     Raises:
         ValueError: for an unknown split or family, or a film too short for the family.
     """
+    _check_frames(frames)
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family={family!r}: give one of {FAMILIES}")
     if family is not None and frames < SHORTEST_ASKED:
@@ -84,6 +90,7 @@ def needle_sample(split: str, number: int, frames: int, depth: float) -> Sample:
     """
     if not 0 <= depth <= 100:
         raise ValueError(f"depth={depth}: give 0 to 100 per cent")
+    _check_frames(frames)
     rng = sample_rng(split, number, frames, 1)
     seed = int(rng.integers(2**40))
     needle = make_needle(rng, split, str(rng.choice(CARDS)))
