@@ -1,4 +1,4 @@
-"""The command line: `videoxl ask`, `convert`, `export-hub`, `demo`."""
+"""The command line: `videoxl ask`, `convert`, `export-hub`, `eval`, `demo`."""
 
 import argparse
 import json
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_convert(commands)
     _add_export(commands)
+    _add_eval(commands)
     demo = commands.add_parser("demo", help="answer questions about a real video and one made on the spot")
     _add_model(demo)
     demo.add_argument("--random-weights", action="store_true", help="say plainly that the answers mean nothing")
@@ -88,6 +89,58 @@ def _add_export(commands) -> None:
     export.add_argument("--private", action="store_true", help="with --push: make the repository private")
     export.add_argument("--overwrite", action="store_true", help="replace DEST, if it is such a folder")
     export.set_defaults(run=_export)
+
+
+def _add_eval(commands) -> None:
+    experiments = commands.add_parser("eval", help="evaluate a checkpoint").add_subparsers(dest="eval", required=True)
+    niah = experiments.add_parser("niah", help="find needles in long films: heat maps over length and depth")
+    _add_experiment(niah)
+    niah.add_argument("--haystack", metavar="FILE", help="a video; a short one is looped (default: drawn films)")
+    niah.add_argument("--depths", type=_numbers, metavar="D,…", help="per cent of the film (default: 0,25,50,75,100)")
+    niah.add_argument("--needles", metavar="DIR", help="pictures and needles.json (default: drawn needles)")
+    niah.add_argument("--questions", type=int, metavar="N", help="in each cell (default: 5, or all of --needles)")
+    niah.set_defaults(run=_eval_niah)
+    families = experiments.add_parser("families", help="score the families of tasks over the compression ratios")
+    _add_experiment(families)
+    families.add_argument("--families", type=_names, metavar="NAME,…", help="some of them (default: all)")
+    families.add_argument("--films", type=int, metavar="N", help="how many in all (default: 300)")
+    families.set_defaults(run=_eval_families)
+
+
+def _add_experiment(experiment: argparse.ArgumentParser) -> None:
+    experiment.add_argument(
+        "--model",
+        default=os.environ.get(MODEL_VARIABLE),
+        help=f"folder or Hub id of a checkpoint (default: ${MODEL_VARIABLE}, or else the one that comes with videoxl)",
+    )
+    experiment.add_argument("--frames", type=_integers, metavar="N,…", help="lengths of the films")
+    experiment.add_argument("--ratios", type=_integers, metavar="R,…", help="compression ratios; 0 for none")
+    experiment.add_argument("--seed", type=int, metavar="S", help="of films and needles (default: 0)")
+    experiment.add_argument(
+        "--output",
+        metavar="DIR",
+        help="for results, which a stopped run goes on with (default: named for the settings)",
+    )
+    experiment.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = [float(name) for name in _names(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers with commas between them") from error
+    return tuple(int(number) if number.is_integer() else number for number in numbers)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    numbers = _numbers(text)
+    if not all(isinstance(number, int) for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers with commas between them")
+    return numbers
 
 
 # Each command imports what it needs: decoders, converter and demo are not loaded for the others.
@@ -158,6 +211,37 @@ def _export(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(f"Bundle in {folder}" + (f", uploaded to {arguments.push}" if arguments.push else ""))
+
+
+def _eval_niah(arguments: argparse.Namespace) -> None:
+    from videoxl.evaluation.niah import NiahSettings, niah_table, run_niah
+
+    settings = NiahSettings(**_given(arguments, NiahSettings))
+    summary = run_niah(_evaluated(arguments.model), settings, arguments.output)
+    print(json.dumps(summary) if arguments.json else niah_table(summary))
+
+
+def _eval_families(arguments: argparse.Namespace) -> None:
+    from videoxl.evaluation.families import FamilySettings, run_families
+
+    settings = FamilySettings(**_given(arguments, FamilySettings))
+    summary = run_families(_evaluated(arguments.model), settings, arguments.output)
+    print(json.dumps(summary) if arguments.json else "\n".join([summary["table"], "", *summary["files"]]))
+
+
+def _given(arguments: argparse.Namespace, settings: type) -> dict:
+    """The arguments that a dataclass of settings has a field for, where they were given."""
+    names = settings.__dataclass_fields__
+    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+
+
+def _evaluated(model: str | None):
+    """The pipeline of a named checkpoint, or of the one that ships."""
+    if model is None:
+        from videoxl import tiny_checkpoint
+
+        model = str(tiny_checkpoint())
+    return load_pipeline(model)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
