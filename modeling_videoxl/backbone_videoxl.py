@@ -1,8 +1,7 @@
 """Video-XL without its head: from placeholders, features and a cache to hidden states."""
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,22 +14,14 @@ from .configuration_videoxl import VideoXLConfig
 from .inputs_videoxl import VisualInputs, as_items, new_columns, token_types
 from .loading_videoxl import OriginalLayoutMixin
 from .outputs_videoxl import GroupOutput, gather_columns, gather_rows, wanted_columns
+from .plans_videoxl import RowPlan, group_rows, seeded_draws
 from .text_videoxl import VideoXLPreTrainedModel, VideoXLTextModel
 from .vision_videoxl import FeatureStream, VideoXLProjector, patch_features, pool_patches
-from .windows_videoxl import IMAGE, VIDEO, RatioSetting, Segment, Span, SpanPlanner, find_spans, plan_row
+from .windows_videoxl import IMAGE, VIDEO, RatioSetting, Segment, SpanPlanner, find_spans, plan_row
 
 logger = logging.get_logger(__name__)
 
 DRAW_SEED = 42  # as the authors' generator of random ratios
-
-
-@dataclass
-class RowPlan:
-    """What one row of a call goes through: its tokens' columns, its visual spans, and the passes over them."""
-
-    columns: np.ndarray  # [T], of the new columns
-    spans: list[Span]
-    segments: list[Segment]
 
 
 class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
@@ -115,16 +106,24 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
     def _placeholder_ids(self) -> dict[int, int]:
         return {IMAGE: self.config.image_token_id, VIDEO: self.config.video_token_id}
 
-    def ratio_setting(self, compression_ratio: int | Sequence[int] | None, drawn: bool) -> RatioSetting:
-        """The call's compression ratios; `drawn` at random where it names none."""
+    def ratio_setting(
+        self, compression_ratio: int | Sequence[int] | None, draws: Callable[[int], np.random.Generator] | None = None
+    ) -> RatioSetting:
+        """A row's compression ratios; drawn at random by `draws`, where there are any, if the call names none."""
         text_config = self.config.text_config
         return RatioSetting(
             compression_ratio,
             self.config.default_compression_ratio,
             text_config.beacon_ratio,
             text_config.beacon_window,
-            self._ratio_draws if drawn else None,
+            draws,
         )
+
+    def _ratio_settings(self, compression_ratio, ratio_seeds, batch: int) -> list[RatioSetting]:
+        draws = [None] * batch
+        if self.training:
+            draws = [lambda _: self._ratio_draws] * batch if ratio_seeds is None else seeded_draws(ratio_seeds, batch)
+        return [self.ratio_setting(compression_ratio, row_draws) for row_draws in draws]
 
     def visual_types(self, input_ids, inputs_embeds, mm_token_type_ids, visuals, cache) -> np.ndarray | None:
         """`TEXT`, `IMAGE` or `VIDEO` of each new token, `[B, T]`; None where all are text."""
@@ -143,7 +142,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             types[(inputs_embeds == placeholder).all(-1)] = kind
         return types
 
-    def _plan(self, batch: int, length: int, types, valid, visuals: VisualInputs, setting: RatioSetting):
+    def _plan(self, batch: int, length: int, types, valid, visuals: VisualInputs, settings: list[RatioSetting]):
         every = np.arange(length)
         columns = [every if valid is None else every[valid[row]] for row in range(batch)]
         if types is None:
@@ -155,7 +154,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         plans, lost = [], 0
         for row in range(batch):
             # A list of ratios is for the rows that have windows; where none has any, its length is wrong.
-            listed = setting if spans[row] or not any(spans) else self.ratio_setting(None, drawn=False)
+            listed = settings[row] if spans[row] or not any(spans) else self.ratio_setting(None)
             segments, row_lost = plan_row(
                 len(columns[row]),
                 spans[row],
@@ -181,13 +180,13 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
 
     def _run(self, rows: list[int], plans: list[RowPlan], cache, embed, visuals, wanted, **kwargs) -> GroupOutput:
         """
-        Runs rows of equal passes over `cache`, which holds just these rows.
+        Runs rows of equal passes, but for the end of the last text, over `cache`, which holds just these rows.
 
         Args:
             embed: `(rows, columns)` to text embeddings `[b, n, D]`.
             wanted: columns whose output is asked for, `[B, T]`.
         """
-        plan = plans[rows[0]]
+        plan = max((plans[row] for row in rows), key=lambda plan: len(plan.columns))
         if not torch.is_grad_enabled():
             cache.reserve(sum(segment.kept for segment in plan.segments))
         output = GroupOutput(rows)
@@ -235,6 +234,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         mm_token_type_ids: torch.Tensor | None = None,
         mm_encoder_outputs: dict | None = None,
         compression_ratio: int | Sequence[int] | None = None,
+        ratio_seeds: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
@@ -255,6 +255,9 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
                 that lists `[tokens, D]`.
             compression_ratio: visual tokens per VST: an int, a list with one per window over all spans of a row, 0 for
                 no compression, or None: drawn at random per window in training, else the configuration's default.
+            ratio_seeds (`[B]`): in training, integers >= 0 of which alone each row draws its ratio for each window;
+                rows of equal seeds and spans run together. Without them the model's own generator draws, see
+                `seed_ratios`.
             use_cache: return the cache; by default outside training only.
             logits_to_keep: which positions' output is returned: 0 for all, n for the last n columns, a tensor of
                 columns, or a boolean `[B, T]`, for which the rows come packed, `[1, n, D]`.
@@ -274,12 +277,16 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         cache = self.new_cache() if past_key_values is None else self._checked_cache(past_key_values)
         visuals = self.visual_inputs(pixel_values, pixel_values_videos, mm_encoder_outputs)
         types = self.visual_types(input_ids, inputs_embeds, mm_token_type_ids, visuals, cache)
-        setting = self.ratio_setting(compression_ratio, drawn=self.training)
+        settings = self._ratio_settings(compression_ratio, ratio_seeds, batch)
         if types is None and cache.get_seq_length():
-            setting = self.ratio_setting(None, drawn=False)  # a list speaks of windows, of which a later step has none
-        plans = self._plan(batch, length, types, new_columns(attention_mask, length), visuals, setting)
+            settings = [self.ratio_setting(None)] * batch  # a list speaks of windows, of which a later step has none
+        plans = self._plan(batch, length, types, new_columns(attention_mask, length), visuals, settings)
         columns = wanted_columns(logits_to_keep, batch, length)
+        packed = getattr(logits_to_keep, "dtype", None) == torch.bool
+        fresh = past_key_values is None and not use_cache
+        groups = group_rows(plans, length, pad_tails=fresh and packed and not output_hidden_states)
         outputs = self._run_rows(
+            groups,
             plans,
             cache,
             length,
@@ -291,7 +298,6 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             **kwargs,
         )
         empty = torch.empty(0, self.config.text_config.hidden_size, dtype=self.dtype)
-        packed = getattr(logits_to_keep, "dtype", None) == torch.bool
         hidden_states = None
         if output_hidden_states:
             layers = range(self.config.text_config.num_hidden_layers + 1)
@@ -331,16 +337,15 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             )
         return cache
 
-    def _run_rows(self, plans: list[RowPlan], cache, length: int, use_cache: bool, **run) -> list[GroupOutput]:
-        """All rows: together where their passes are the same, else one by one. An error leaves the cache as it was."""
+    def _run_rows(self, groups: list[list[int]], plans: list[RowPlan], cache, length: int, use_cache: bool, **run):
+        """All rows, group by group. An error leaves the cache as it was."""
         mark = cache.mark()
         try:
             cache.start(len(plans))
-            rows = list(range(len(plans)))
-            if all(len(plan.columns) == length and plan.segments == plans[0].segments for plan in plans):
-                return [self._run(rows, plans, cache, **run)]
-            parts = [cache.row(row) for row in rows]
-            outputs = [self._run([row], plans, part, **run) for row, part in zip(rows, parts)]
+            if len(groups) == 1 and all(len(plan.columns) == length for plan in plans):
+                return [self._run(groups[0], plans, cache, **run)]
+            parts = [cache.rows(rows) for rows in groups]
+            outputs = [self._run(rows, plans, part, **run) for rows, part in zip(groups, parts)]
             if use_cache:
                 cache.assign(parts, cache.get_seq_length() + length)
             return outputs
@@ -384,7 +389,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         frames = (as_items("chunks", [chunk], size)[0] for chunk in chunks)
         pieces = itertools.chain.from_iterable(chunk.split(self.config.vision_chunk_size) for chunk in frames)
         stream = FeatureStream(pieces, lambda piece: self._encode(VIDEO, piece))
-        setting = self.ratio_setting(compression_ratio, drawn=False)
+        setting = self.ratio_setting(compression_ratio)
         planner, lengths, last = SpanPlanner(self.config.summarize_remainder), [], False
         while not last:
             features = stream.take(window)

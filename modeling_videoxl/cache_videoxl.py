@@ -318,13 +318,14 @@ class VideoXLCache(Cache):
         else:
             self._rows = [replace(self._rows[0]) for _ in range(len(indices))]
 
-    def row(self, index: int) -> "VideoXLCache":
-        """Row `index` alone, without its padding, as a cache of its own."""
+    def rows(self, indices: Sequence[int]) -> "VideoXLCache":
+        """The rows `indices`, which are padded alike, without their padding, as a cache of their own."""
         other = self.copy()
-        state = other._rows[index]
+        other._rows = [replace(self._rows[index], padding=0) for index in indices]
+        padding = self._rows[indices[0]].padding
+        chosen = slice(indices[0], indices[0] + 1) if len(indices) == 1 else list(indices)  # one row needs no copy
         for layer in other.layers:
-            layer.map(lambda states: states[index : index + 1, :, state.padding :])
-        other._rows = [replace(state, padding=0)]
+            layer.map(lambda states: states[chosen, :, padding:])
         return other
 
     def assign(self, rows: Sequence["VideoXLCache"], logical_length: int) -> None:

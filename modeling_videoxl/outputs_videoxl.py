@@ -83,9 +83,15 @@ def gather_columns(
 def gather_rows(outputs: list[GroupOutput], wanted: torch.Tensor) -> torch.Tensor:
     """Output at the places that are true in `wanted` `[B, T]`, packed row after row, `[1, n, D]`."""
     wanted = wanted.to("cpu").numpy()
-    parts = []
+    parts, rows = [], []
     for output in outputs:
+        if not output.columns:
+            continue
         present, hidden = output.joined()
-        for index, row in enumerate(output.rows):
-            parts.append(hidden[index, np.flatnonzero(wanted[row][present]).tolist()])
-    return torch.cat(parts)[None]
+        indices, places = np.nonzero(wanted[np.ix_(output.rows, present)])
+        parts.append(hidden[torch.from_numpy(indices), torch.from_numpy(places)])
+        rows.append(np.asarray(output.rows)[indices])
+    packed = parts[0] if len(parts) == 1 else torch.cat(parts)
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    in_order = (order == np.arange(len(order))).all()
+    return (packed if in_order else packed[torch.from_numpy(order)])[None]

@@ -4,7 +4,7 @@ Nothing here touches a tensor of the model: a plan is computed on the CPU before
 positions alone, so that no pass waits for the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -149,7 +149,7 @@ class RatioSetting:
         default: the ratio for `None` at inference.
         choices: the ratios of training, of which `None` draws one at random for each window.
         window: visual tokens of a full window, which no ratio may exceed.
-        rng: the generator of the draws; `None` at inference.
+        draws: the generator that draws window `w`'s ratio, given `w`; `None` at inference.
 
     Raises:
         ValueError: for a ratio that is no integer >= 0, or larger than the window.
@@ -161,9 +161,9 @@ class RatioSetting:
         default: int,
         choices: Sequence[int],
         window: int,
-        rng: np.random.Generator | None = None,
+        draws: Callable[[int], np.random.Generator] | None = None,
     ):
-        self.setting, self.default, self.choices, self.rng = setting, default, choices, rng
+        self.setting, self.default, self.choices, self.draws = setting, default, choices, draws
         named = [] if setting is None else [setting] if is_ratio(setting) else setting
         if not isinstance(named, list | tuple) or not all(is_ratio(ratio) for ratio in named):
             raise ValueError(
@@ -175,8 +175,8 @@ class RatioSetting:
 
     def for_windows(self, lengths: Sequence[int]) -> list[int]:
         """One ratio for each of a row's windows, whose lengths are given over all its spans in order."""
-        if self.setting is None and self.rng is not None:
-            return [self._draw(length) for length in lengths]
+        if self.setting is None and self.draws is not None:
+            return [self._draw(self.draws(index), length) for index, length in enumerate(lengths)]
         if self.setting is None or is_ratio(self.setting):
             return [int(self.default if self.setting is None else self.setting)] * len(lengths)
         if len(self.setting) != len(lengths):
@@ -198,9 +198,9 @@ class RatioSetting:
             "in order."
         )
 
-    def _draw(self, length: int) -> int:
+    def _draw(self, rng: np.random.Generator, length: int) -> int:
         dividing = [ratio for ratio in self.choices if ratio == 0 or length % ratio == 0]
-        return int(self.rng.choice(dividing)) if dividing else min(self.choices)
+        return int(rng.choice(dividing)) if dividing else min(self.choices)
 
 
 class SpanPlanner:
