@@ -9,7 +9,9 @@ import torch
 from transformers import GenerationConfig
 
 MOST_ROWS = 16
-MEMORY_BUDGET = 2**30  # bytes of keys and values that the rows of one batch may take together
+# Bytes of keys and values that the rows of one batch may take together: many short memories are sooner read side by
+# side, long ones one after the other, which needs no copies of them.
+MEMORY_BUDGET = 2**26
 
 
 class Answerer:

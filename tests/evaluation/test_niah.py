@@ -15,6 +15,7 @@ from videoxl.evaluation.answerer import Answerer
 from videoxl.evaluation.haystacks import Trials, read_haystack, read_needles
 from videoxl.evaluation.niah import NiahSettings, run_niah
 from videoxl.synthetic.films import Film
+from videoxl.synthetic.needles import overlay
 from videoxl.synthetic.tasks import needle_sample
 
 LETTERS = "ABCD"
@@ -206,6 +207,35 @@ def test_a_video_file_is_sampled_evenly_or_looped(pipe, tmp_path):
     given = pipe.processor.video_processor(str(path), num_frames=4)["pixel_values_videos"][0]
     again = pipe.processor.video_processor(few.pictures, do_sample_frames=False)["pixel_values_videos"][0]
     assert torch.equal(given, again)
+
+
+def test_many_needles_in_one_film_are_read_in_several_batches(pipe, plain_reply, tmp_path):
+    path = film_file(tmp_path / "film.mkv", 10)
+    settings = NiahSettings(frames=(16,), depths=(90,), ratios=(4,), haystack=path, questions=18)
+    run_niah(pipe, settings, tmp_path / "out")
+    (line,) = lines_of(tmp_path / "out")
+    assert len(line["answers"]) == 18 > Answerer(pipe, 4).rows_at_once(64, 4)
+    pictures = pipe.processor.video_processor(str(path), do_sample_frames=False, do_rescale=False, do_normalize=False)
+    film = pictures["pixel_values_videos"][0].permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    film = np.concatenate([film, film[:6]])  # looped
+    for number in (0, 15, 16, 17):
+        sample = needle_sample("test", number, 16, 90)
+        ((_, needle),) = sample.film.needles
+        shown = film.copy()
+        shown[14] = overlay(film[14], needle)
+        asked = sample.questions[0].prompt(multiple_choice=True)
+        assert line["answers"][number]["reply"] == plain_reply(shown, asked, 4, 4, PREFIX)
+
+
+def test_long_memories_are_read_one_after_the_other(pipe):
+    answerer = Answerer(pipe, 4)
+    memory = answerer.new_memory()
+    answerer.extend(memory, [answerer.features(Film(1, 12).chunks())], 0)
+    entry = memory.summary()["bytes"] / memory.physical_length
+    tokens = int(2**26 / entry / 3.5)  # three and a half such memories in 64 MiB
+    assert answerer.rows_at_once(tokens, 0) == 3
+    assert answerer.rows_at_once(2 * tokens, 2) == 3
+    assert answerer.rows_at_once(100 * tokens, 0) == 1
 
 
 def picture_needles(folder, count=3):
