@@ -1,0 +1,54 @@
+"""A small checkpoint, and rows that it can learn."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoProcessor
+
+from videoxl.convert.checkpoint_conversion import convert_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint(authors_checkpoint, tmp_path_factory):
+    """The golden checkpoint, converted."""
+    dest = tmp_path_factory.mktemp("training") / "model"
+    convert_checkpoint(authors_checkpoint, dest, vision_tower=authors_checkpoint / "clip")
+    return dest
+
+
+@pytest.fixture(scope="session")
+def processor(checkpoint):
+    return AutoProcessor.from_pretrained(checkpoint)
+
+
+def film(frames, seed=0):
+    """A film of random frames, uint8 [F, 60, 60, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (frames, 60, 60, 3), dtype=np.uint8)
+
+
+def row(name, *texts, **more):
+    """A row whose texts are those of human and gpt in turn."""
+    turns = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+    return {"id": name, "conversations": turns, **more}
+
+
+@pytest.fixture
+def rows():
+    """Ten rows of all kinds: films of one to three windows, two of them with two turns, and texts."""
+    films = [
+        row(f"film {n}", "<image>\nWhat is it?", f"It is {n}.", "Sure?", "Yes.", video=film(5 + 4 * n, n))
+        for n in range(8)
+    ]
+    return [*films, row("text 0", "Who are you?", "A model."), row("text 1", "Say no.", "No.")]
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    """A folder with annotations of three rows about pictures, and the pictures."""
+    for n in range(3):
+        Image.fromarray(film(1, n)[0]).save(tmp_path / f"{n}.png")
+    written = [row(f"picture {n}", "<image>\nWhat?", f"The {n}th.", image=f"{n}.png") for n in range(3)]
+    (tmp_path / "rows.json").write_text(json.dumps(written))
+    return tmp_path
