@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.utils import logging
 
 from .cache_videoxl import VideoXLCache
+from .checkpointing_videoxl import PiecewiseMemory, recomputed
 from .configuration_videoxl import VideoXLConfig
 from .inputs_videoxl import VisualInputs, as_items, new_columns, token_types
 from .loading_videoxl import OriginalLayoutMixin
@@ -36,6 +38,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         self.language_model = VideoXLTextModel._from_config(config.text_config)
         self.seed_ratios(DRAW_SEED)
         self._warned_of_loss = False
+        self.checkpoint_windows = False
         self.post_init()
 
     def get_input_embeddings(self):
@@ -47,6 +50,17 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
     def seed_ratios(self, seed: int) -> None:
         """Starts the random draws of training ratios anew."""
         self._ratio_draws = np.random.default_rng(seed)
+
+    def enable_window_checkpointing(self, enabled: bool = True) -> None:
+        """
+        Has a training step keep of each window its features and the K/V of its VSTs alone, and compute the rest of it,
+        and the vision tower's chunks, again in the backward pass.
+        """
+        self.checkpoint_windows = enabled
+
+    @property
+    def _recomputes(self) -> bool:
+        return self.checkpoint_windows and self.training and torch.is_grad_enabled()
 
     def new_cache(self) -> VideoXLCache:
         """An empty cache for this model."""
@@ -93,7 +107,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             image_size=self.config.vision_config.image_size,
             tokens_per_item={IMAGE: self.config.tokens_per_tile, VIDEO: self.config.tokens_per_frame},
             chunk_size=self.config.vision_chunk_size,
-            encode=self._encode,
+            encode=partial(recomputed, self._encode) if self._recomputes else self._encode,
         )
 
     # Plan
@@ -189,6 +203,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         plan = max((plans[row] for row in rows), key=lambda plan: len(plan.columns))
         if not torch.is_grad_enabled():
             cache.reserve(sum(segment.kept for segment in plan.segments))
+        memory = PiecewiseMemory(cache) if self._recomputes else None
         output = GroupOutput(rows)
         streams: list[list[FeatureStream]] = []
         for segment in plan.segments:
@@ -204,8 +219,14 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
                 embeds = torch.stack(features).to(self._first_device, self.language_model.dtype)  # [b, m, D]
             else:
                 embeds = embed(rows, columns)
-            hidden, states = self.language_model(embeds, segment, cache, hidden_needed=bool(asked.any()), **kwargs)
+            kwargs["hidden_needed"] = bool(asked.any())
+            if memory is None:
+                hidden, states = self.language_model(embeds, segment, cache, **kwargs)
+            else:
+                hidden, states = memory.run(self.language_model, embeds, segment, **kwargs)
             output.add(columns, asked, hidden, states)
+        if memory is not None:
+            memory.flush()
         return output
 
     @staticmethod

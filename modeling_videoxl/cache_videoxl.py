@@ -290,9 +290,8 @@ class VideoXLCache(Cache):
 
     def copy(self) -> "VideoXLCache":
         """A cache of the same content that grows on its own. Entries are shared until one of the two grows."""
-        other = type(self)(len(self.layers))
+        other = self.counts()
         other.layers = [layer.share() for layer in self.layers]
-        other._logical_length, other._rows = self._logical_length, [replace(row) for row in self._rows]
         return other
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -317,6 +316,12 @@ class VideoXLCache(Cache):
             self._rows = [replace(self._rows[index]) for index in indices.tolist()]
         else:
             self._rows = [replace(self._rows[0]) for _ in range(len(indices))]
+
+    def counts(self) -> "VideoXLCache":
+        """A cache that has counted what this one has, and holds no entries."""
+        other = type(self)(len(self.layers))
+        other._logical_length, other._rows = self._logical_length, [replace(row) for row in self._rows]
+        return other
 
     def rows(self, indices: Sequence[int]) -> "VideoXLCache":
         """The rows `indices`, which are padded alike, without their padding, as a cache of their own."""

@@ -47,6 +47,10 @@ class VideoXLForCausalLM(OriginalLayoutMixin, VideoXLGenerationMixin, VideoXLPre
         """Starts the random draws of training ratios anew."""
         self.model.seed_ratios(seed)
 
+    def enable_window_checkpointing(self, enabled: bool = True) -> None:
+        """See `VideoXLModel.enable_window_checkpointing`."""
+        self.model.enable_window_checkpointing(enabled)
+
     def get_video_features(self, pixel_values_videos, **kwargs) -> BaseModelOutputWithPooling:
         """See `VideoXLModel.get_video_features`."""
         return self.model.get_video_features(pixel_values_videos, **kwargs)

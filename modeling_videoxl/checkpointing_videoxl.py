@@ -1,0 +1,65 @@
+"""Training on long films in little memory: passes that are computed again in the backward pass."""
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .cache_videoxl import VideoXLCache
+from .windows_videoxl import Segment
+
+
+def recomputed(function: Callable, *args):
+    """`function(*args)`, of which only what goes in and what comes out is held until the backward pass."""
+    return checkpoint(function, *args, use_reentrant=False)
+
+
+class PiecewiseMemory:
+    """
+    A cache's entries, held pass by pass while a film is learned from.
+
+    Attention wants them joined. Joined once per pass outside, every window would leave the whole memory up to it
+    behind, bytes that grow with the square of the windows; so they are joined inside what is computed again.
+
+    Args:
+        cache: where the memory starts; `flush` brings it up to date.
+    """
+
+    def __init__(self, cache: VideoXLCache):
+        self._cache = cache
+        self._pieces = [[(layer.keys, layer.values)] if layer.length else [] for layer in cache.layers]
+        self._held = [len(pieces) for pieces in self._pieces]
+
+    def run(self, language_model, embeds: torch.Tensor, segment: Segment, **kwargs):
+        """One pass, as `VideoXLTextModel.forward` without its cache; held until the backward pass are `embeds` and
+        what is kept."""
+        counts = self._cache.counts()
+        past = [list(pieces) for pieces in self._pieces]  # as it is now: later windows are no past of this one
+
+        def run_pass(embeds: torch.Tensor):
+            cache = counts.counts()
+            for layer, pieces in zip(cache.layers, past):
+                if pieces:
+                    layer.update(*_join(pieces))
+            before = cache.physical_length
+            hidden, states = language_model(embeds, segment, cache, **kwargs)
+            # Copies: a view would hold the window that it is part of.
+            kept = [[held[:, :, before:].clone() for held in (layer.keys, layer.values)] for layer in cache.layers]
+            return hidden, states, kept
+
+        hidden, states, kept = recomputed(run_pass, embeds)
+        if segment.kept:
+            for pieces, new in zip(self._pieces, kept):
+                pieces.append(tuple(new))
+        self._cache.advance(segment.length, segment.kept, segment.visual, segment.ratio > 0)
+        return hidden, states
+
+    def flush(self) -> None:
+        """Appends to the cache what the passes kept."""
+        for layer, pieces, held in zip(self._cache.layers, self._pieces, self._held):
+            if pieces[held:]:
+                layer.update(*_join(pieces[held:]))
+
+
+def _join(pieces: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    return [torch.cat(states, dim=2) for states in zip(*pieces)]
