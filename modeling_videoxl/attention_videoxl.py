@@ -15,13 +15,14 @@ def take_rows(states: torch.Tensor, rows: Sequence[slice], dim: int = 1) -> torc
 def can_split(implementation: str, query: torch.Tensor, past: torch.Tensor | None, padded: bool) -> bool:
     """
     Whether `attend_split` can stand in for masked sdpa: the kernel that also returns the log-sum-exp is the CPU's,
-    knows no gradient of it and no padding.
+    knows no gradient of it, no padding, and nothing of autocast.
     """
     return (
         implementation == "sdpa"
         and past is not None
         and not padded
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and query.device.type == "cpu"
     )
 
