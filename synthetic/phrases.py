@@ -1,6 +1,12 @@
 """The wordings of every question; `{name}` and the like are filled in."""
 
 PHRASES: dict[str, tuple[str, ...]] = {
+    "description": (
+        "What was shown?",
+        "Tell me what the film shows.",
+        "Name everything that was shown, in order.",
+        "What can be seen in the video?",
+    ),
     "which": (
         "Which {kind} was shown?",
         "Which {kind} was shown in the film?",

@@ -261,6 +261,21 @@ def _absence(rng: np.random.Generator, plan: Plan) -> list[Question]:
     return made
 
 
+def describe(rng: np.random.Generator, plan: Plan) -> Question:
+    """
+    What all needles are, in order: no task of its own, but in training it teaches most with least, as captions do.
+    """
+    listed = [_described(needle) for _, needle in plan.needles]
+    answer = _start(", ".join(listed) or "nothing but the film itself")
+    return Question("description", str(rng.choice(PHRASES["description"])), answer, (answer,), 0)
+
+
+def _described(needle: Needle) -> str:
+    if needle.kind == "advertisement":
+        return f"an advertisement for {needle.value}"
+    return _an(needle.value) if needle.kind == "anomaly" else f"{needle.name} on {needle.colour}"
+
+
 MAKERS: dict[str, Maker] = {
     "retrieval": _retrieval,
     "ordering": _ordering,

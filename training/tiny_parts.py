@@ -1,0 +1,116 @@
+"""The small checkpoint's parts: tokenizer, vision tower, language model, processor."""
+
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.clip.modeling_clip import CLIPVisionModel
+
+from videoxl.modeling_videoxl.vision_videoxl import patch_features
+from videoxl.synthetic.films import FRAME_SIZE
+
+from .tiny_data import NO_COLOUR, NO_SIGN
+
+VOCABULARY = 1000
+# Words take their space along; signs of punctuation stand alone, so that "(B" at an answer's start is two tokens, the
+# first of them the end of the prompt.
+WORDS = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Qwen2's special tokens; any text can be written in it."""
+    tokenizer = Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(WORDS, "isolated"), byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def vision_config(hidden: int, layers: int) -> CLIPVisionConfig:
+    """CLIP's tower for frames of 64 x 64 in patches of 8: 8 x 8 patches, 4 x 4 visual tokens after pooling."""
+    return CLIPVisionConfig(
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        image_size=FRAME_SIZE,
+        patch_size=8,
+        hidden_act="gelu",
+    )
+
+
+def text_config(vocab_size: int, hidden: int, layers: int) -> Qwen2Config:
+    """Qwen2 with heads of 32, two queries to a key, embeddings tied."""
+    return Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 64,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        max_position_embeddings=32768,
+        # 0.02, as usual, suits widths of thousands: at this one it leaves so little signal that what the projector sends
+        # is learned from only after hundreds of steps.
+        initializer_range=0.06,
+        bos_token_id=None,
+        eos_token_id=SPECIAL.index("<|im_end|>"),
+        pad_token_id=SPECIAL.index("<|endoftext|>"),
+    )
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """CLIP's preprocessing at the size of the drawn frames, which it leaves as they are but for the normalization."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": FRAME_SIZE}, crop_size={"height": FRAME_SIZE, "width": FRAME_SIZE}
+    )
+
+
+class FrameReader(nn.Module):
+    """
+    A vision tower that learns to say what a single frame shows, as CLIP learned from pictures and captions.
+
+    It reads from the mean over the patches of the layer that the projector will get: what the mean tells, a VST finds
+    by looking at a frame's visual tokens evenly, which is how an untrained one looks.
+    """
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__()
+        self.vision_tower = CLIPVisionModel._from_config(config)
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.sign = nn.Linear(config.hidden_size, NO_SIGN + 1)
+        self.colour = nn.Linear(config.hidden_size, NO_COLOUR + 1)
+
+    def forward(self, pixel_values: torch.Tensor, sign: torch.Tensor, colour: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`pixel_values` [B, 3, S, S]; `sign` and `colour` [B]."""
+        seen = self.norm(patch_features(self.vision_tower, pixel_values, -1).mean(dim=1))  # [B, D]
+        signs, colours = self.sign(seen), self.colour(seen)
+        loss = nn.functional.cross_entropy(signs, sign) + nn.functional.cross_entropy(colours, colour)
+        right = (signs.argmax(-1) == sign) & (colours.argmax(-1) == colour)
+        return {"loss": loss, "right": right}
+
+
+class FrameCollator:
+    """Frames of `SingleFrames` to a batch of `FrameReader`, normalized as the processor does it."""
+
+    def __init__(self):
+        processor = image_processor()
+        self.mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(processor.image_std).view(1, 3, 1, 1)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        pixels = torch.stack([row["pixels"] for row in rows]).permute(0, 3, 1, 2)  # [B, 3, S, S]
+        batch = {name: torch.tensor([row[name] for row in rows]) for name in ("sign", "colour")}
+        return {"pixel_values": (pixels / 255 - self.mean) / self.std, **batch}
