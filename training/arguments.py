@@ -75,10 +75,18 @@ def arguments_from(settings: Mapping[str, Any]) -> VideoXLTrainingArguments:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
             raise ValueError(f"unknown setting {name!r}: did you mean {near[0]!r}?")
-    for name, value in settings.items():
-        if isinstance(value, str) and known[name].type in (int, float, int | None, float | None):
-            raise ValueError(f"{name}: needs a number, got the text {value!r} (in YAML write 1.0e-5, with a point)")
+    numbers = {name for name in settings if known[name].type in (float, float | None)}
     try:
-        return VideoXLTrainingArguments(**settings)
+        return VideoXLTrainingArguments(
+            **{name: _number(name, value) if name in numbers else value for name, value in settings.items()}
+        )
     except TypeError as error:
         raise ValueError(f"a setting has a value of the wrong type: {error}") from error
+
+
+def _number(name: str, value: Any) -> Any:
+    """YAML takes `1e-5`, without a point, for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{name}: needs a number, got the text {value!r}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
+from transformers import AutoModelForCausalLM, AutoProcessor, TrainerCallback, set_seed
 
 from .annotations import read_annotations
 from .arguments import VideoXLTrainingArguments, arguments_from
@@ -58,6 +58,7 @@ def run_training(
     resume: bool = False,
     train_rows: Dataset | None = None,
     eval_rows: Dataset | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> VideoXLTrainer:
     """
     Trains as `config` says, and leaves model and processor, log and curve in its `output_dir`.
@@ -66,6 +67,7 @@ def run_training(
         config, changes: see [`read_config`].
         resume: go on from the last checkpoint in `output_dir`.
         train_rows, eval_rows: datasets in place of the configuration's `train_data` and `eval_data`.
+        callbacks: of the Trainer.
 
     Returns:
         `VideoXLTrainer`: after training; its `state.log_history` holds the losses.
@@ -92,7 +94,7 @@ def run_training(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=AutoProcessor.from_pretrained(arguments.model),
-        callbacks=[stop],
+        callbacks=[stop, *callbacks],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     if stop.asked:

@@ -1,4 +1,4 @@
-"""The command line: `videoxl ask`, `convert`, `export-hub`, `eval`, `demo`."""
+"""The command line: `videoxl ask`, `convert`, `export-hub`, `assemble`, `train`, `eval`, `demo`."""
 
 import argparse
 import json
@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"Interrupted: {interrupt}" if str(interrupt) else "Interrupted.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"videoxl {arguments.command}: {error}", file=sys.stderr)
@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_convert(commands)
     _add_export(commands)
+    _add_assemble(commands)
+    _add_train(commands)
     _add_eval(commands)
     demo = commands.add_parser("demo", help="answer questions about a real video and one made on the spot")
     _add_model(demo)
@@ -89,6 +91,28 @@ def _add_export(commands) -> None:
     export.add_argument("--private", action="store_true", help="with --push: make the repository private")
     export.add_argument("--overwrite", action="store_true", help="replace DEST, if it is such a folder")
     export.set_defaults(run=_export)
+
+
+def _add_assemble(commands) -> None:
+    assemble = commands.add_parser("assemble", help="make a new Video-XL of a Qwen2 and a CLIP, to be trained")
+    assemble.add_argument("text_model", metavar="TEXT_MODEL", help="folder or Hub id of a Qwen2")
+    assemble.add_argument("vision_model", metavar="VISION_MODEL", help="folder or Hub id of a CLIP")
+    assemble.add_argument("dest", metavar="DEST", help="folder of the new checkpoint")
+    assemble.add_argument("--window", type=int, metavar="N", help="visual tokens of a window (default: 10 frames)")
+    assemble.add_argument("--ratios", type=_integers, metavar="R,…", help="of training (default: 2,4,8,12,16)")
+    assemble.add_argument("--pool-stride", type=int, metavar="S", help="over a frame's patches (default: 2)")
+    assemble.add_argument("--feature-layer", type=int, metavar="L", help="hidden state of CLIP (default: -2)")
+    assemble.add_argument("--seed", type=int, metavar="S", help="of the projector's weights (default: 0)")
+    assemble.add_argument("--overwrite", action="store_true", help="replace DEST, if it is a Video-XL checkpoint")
+    assemble.set_defaults(run=_assemble)
+
+
+def _add_train(commands) -> None:
+    train = commands.add_parser("train", help="train a checkpoint on annotated videos and images")
+    train.add_argument("config", metavar="CONFIG", help="YAML file, or stage1_projector or stage2_everything")
+    train.add_argument("changes", metavar="NAME=VALUE", nargs="*", help="settings in place of the file's")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
+    train.set_defaults(run=_train)
 
 
 def _add_eval(commands) -> None:
@@ -211,6 +235,25 @@ def _export(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(f"Bundle in {folder}" + (f", uploaded to {arguments.push}" if arguments.push else ""))
+
+
+def _assemble(arguments: argparse.Namespace) -> None:
+    from videoxl.training.assembly import assemble
+
+    names = ("window", "ratios", "pool_stride", "feature_layer", "seed", "overwrite")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    config = assemble(arguments.text_model, arguments.vision_model, arguments.dest, **given)
+    print(
+        f"Assembled in {arguments.dest}: {config.tokens_per_frame} visual tokens a frame, windows of "
+        f"{config.text_config.beacon_window}. Train it: videoxl train stage1_projector model={arguments.dest} …"
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from videoxl.training.run import run_training
+
+    trainer = run_training(arguments.config, arguments.changes, arguments.resume)
+    print(f"Trained for {trainer.state.global_step} steps; model, log and curve are in {trainer.args.output_dir}")
 
 
 def _eval_niah(arguments: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ def row(name, *texts, **more):
 
 @pytest.fixture
 def rows():
-    """Ten rows of all kinds: films of one to three windows, two of them with two turns, and texts."""
+    """Ten rows: films of one to three windows, with two turns each, and texts."""
     films = [
         row(f"film {n}", "<image>\nWhat is it?", f"It is {n}.", "Sure?", "Yes.", video=film(5 + 4 * n, n))
         for n in range(8)
@@ -46,9 +46,10 @@ def rows():
 
 @pytest.fixture
 def annotations(tmp_path):
-    """A folder with annotations of three rows about pictures, and the pictures."""
-    for n in range(3):
+    """A file of eight rows about pictures, as frames of films, and the pictures beside it."""
+    for n in range(8):
         Image.fromarray(film(1, n)[0]).save(tmp_path / f"{n}.png")
-    written = [row(f"picture {n}", "<image>\nWhat?", f"The {n}th.", image=f"{n}.png") for n in range(3)]
+    pictures = [[f"{(n + k) % 8}.png" for k in range(6 + 3 * n)] for n in range(8)]
+    written = [row(f"film {n}", "<image>\nWhat?", f"The {n}th.", image=pictures[n]) for n in range(8)]
     (tmp_path / "rows.json").write_text(json.dumps(written))
-    return tmp_path
+    return tmp_path / "rows.json"
