@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ class Recipe:
         before = "assembled"
         for number, stage in enumerate(self.settings["films"]):
             name = f"films-{number}-{stage['name']}"
-            self._stage(name, lambda folder, stage=stage, before=before, n=number: self._train(folder, stage, before, n))
+            self._stage(name, partial(self._train, stage=stage, before=before, number=number))
             before = name
-        self._stage("checkpoint", lambda folder: self._finish(folder, before))
+        self._stage("checkpoint", partial(self._finish, before=before))
         return self.output / "checkpoint"
 
     def _check_same_recipe(self) -> None:
