@@ -28,12 +28,13 @@ class AnnotationRows(Dataset):
 
     Raises:
         ValueError: for a row without conversations, with an empty answer, or whose file is missing; it names the row.
-            All rows are looked at here, so that a run does not end hours later for one of them.
+            All rows of a list are looked at here, so that a run does not end hours later for one of them; objects of
+            `datasets` decode whatever they hold, so that their rows are looked at when they come up.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], media_folder: str | os.PathLike = "."):
         self.rows, self.media_folder = rows, Path(media_folder)
-        for number in range(len(rows)):
+        for number in range(len(rows)) if isinstance(rows, list) else ():
             row = self[number]
             check_conversations(row)
             check_media(row)
@@ -83,10 +84,13 @@ def read_annotations(source: Any, media_folder: str | os.PathLike | None = None,
         parts = [_read_file(path, media_folder, seed) for path in expand_names(str(source))]
         return parts[0] if len(parts) == 1 else ConcatDataset(parts)
     if isinstance(source, (list, tuple)):
+        source = list(source)
         if source and all(isinstance(part, (str, os.PathLike)) for part in source):
             return ConcatDataset([read_annotations(part, media_folder, seed) for part in source])
         return _checked_rows(source, "the list of rows", media_folder or ".")
     if hasattr(source, "column_names"):  # an object of `datasets`
+        if "conversations" not in source.column_names:
+            raise ValueError(f"the dataset has no column 'conversations', only {', '.join(source.column_names)}")
         return _checked_rows(source, "the dataset", media_folder or ".")
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         raise ValueError(f"training rows come from files, lists or map datasets, got a {type(source).__name__}")

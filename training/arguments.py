@@ -50,6 +50,7 @@ class VideoXLTrainingArguments(TrainingArguments):
     # others than transformers' defaults
     remove_unused_columns: bool | None = False  # rows are dicts of their own
     report_to: str | list[str] | None = "tensorboard"
+    ddp_find_unused_parameters: bool | None = True  # texts leave VSTs and projector out, and CLIP's last layers rest
 
     def __post_init__(self):
         super().__post_init__()

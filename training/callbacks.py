@@ -1,5 +1,6 @@
 """What goes along with a run: the curriculum, the log and its curve, and a stop that can be gone on from."""
 
+import contextlib
 import json
 import signal
 import threading
@@ -93,9 +94,17 @@ class StopOnInterrupt(TrainerCallback):
     def __init__(self):
         self.asked = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+    @contextlib.contextmanager
+    def listening(self):
+        """Where Ctrl-C is listened to; processes that are started here leave it to this one."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python gives signals to the main thread alone
+            return
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _interrupt(self, number, frame):
         self.asked = True
@@ -105,7 +114,3 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.asked:
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._before)

@@ -1,6 +1,7 @@
 """Rows of annotations to a batch of the model."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,8 +109,8 @@ class VideoXLCollator:
 
 
 def _has_clock(videos: Sequence[Any]) -> bool:
-    """Arrays and lists of pictures have no frame rate: their frames are taken as they are."""
-    return all(not isinstance(video, (list, tuple, np.ndarray, torch.Tensor)) for video in videos)
+    """Arrays, lists and folders of pictures have no frame rate: their frames are taken as they are."""
+    return all(isinstance(video, (str, os.PathLike)) and not os.path.isdir(video) for video in videos)
 
 
 def capped(frames: torch.Tensor, limit: int) -> torch.Tensor:

@@ -96,7 +96,8 @@ def run_training(
         processing_class=AutoProcessor.from_pretrained(arguments.model),
         callbacks=[stop, *callbacks],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=checkpoint)
     if stop.asked:
         raise KeyboardInterrupt(
             f"step {trainer.state.global_step} is saved in {arguments.output_dir}: go on with --resume"

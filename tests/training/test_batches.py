@@ -1,11 +1,13 @@
 """From rows to batches: ids, labels, pixels, seeds."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import film, row
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
+from videoxl.demo import draw_video
 from videoxl.training.collator import VideoXLCollator
 
 
@@ -89,6 +91,27 @@ def test_over_the_cap_frames_are_evenly_spread(processor):
     ready = VideoXLCollator(processor, max_frames=4)([row("a", "<image>", "Yes.", pixel_values_videos=every)])
     assert torch.equal(ready["pixel_values_videos"][0], capped["pixel_values_videos"][0])
     assert ready["input_ids"].tolist() == capped["input_ids"].tolist()
+
+
+def test_video_files_are_sampled_by_the_second(processor, tmp_path):
+    """The demo's film runs at 12 frames a second or so: at 2 a second, every sixth; over the cap, evenly spread."""
+    draw_video(tmp_path / "ball.mp4")
+    one = [row("a", "<image>", "Yes.", video=str(tmp_path / "ball.mp4"))]
+    read = processor.video_processor(str(tmp_path / "ball.mp4"), do_sample_frames=False)
+    every, rate = read["pixel_values_videos"][0], read["video_metadata"][0].fps
+    sampled = VideoXLCollator(processor, fps=2.0)(one)["pixel_values_videos"][0]
+    assert torch.equal(sampled, every[:: round(rate / 2)])
+    capped = VideoXLCollator(processor, fps=2.0, max_frames=5)(one)["pixel_values_videos"][0]
+    assert torch.equal(capped, every[np.linspace(0, len(every) - 1, 5, dtype=int)])
+
+
+def test_a_folder_of_pictures_is_a_film(processor, tmp_path):
+    for place, frame in enumerate(film(6)):
+        Image.fromarray(frame).save(tmp_path / f"{place}.png")
+    made = [
+        VideoXLCollator(processor, max_frames=4)([row("a", "<image>", "Yes.", video=v)]) for v in (tmp_path, film(6))
+    ]
+    assert torch.equal(*(batch["pixel_values_videos"][0] for batch in made))
 
 
 def test_ratio_seeds_follow_seed_epoch_and_key(processor):

@@ -84,6 +84,12 @@ def test_accumulation_is_a_larger_batch(settings, rows):
     assert losses(run_training(settings("parts", **parts), train_rows=rows)) == pytest.approx(whole, abs=1e-4)
 
 
+def test_checkpointed_windows_learn_the_same(settings, rows):
+    plain = losses(run_training(settings(max_steps=2), train_rows=rows))
+    checkpointed = losses(run_training(settings("less", max_steps=2, checkpoint_windows=True), train_rows=rows))
+    assert checkpointed == pytest.approx(plain, abs=1e-5)
+
+
 def test_curriculum_goes_by_the_step(settings, rows):
     """Read ahead by two processes, too: what a step sees is what the curriculum says of that step."""
     seen = []
