@@ -117,24 +117,33 @@ def _card(needle: Needle, side: int, rng: np.random.Generator) -> Image.Image:
     return card.rotate(float(rng.uniform(-12, 12)), Image.Resampling.BICUBIC)
 
 
-@lru_cache(maxsize=512)
 def _glyph(text: str, height: int, bold: bool) -> Image.Image:
     """A mask ("L") of a letter or number, `height` pixels high."""
+    mask = _large_glyph(text, bold)
+    return mask.resize((max(1, round(height * mask.width / mask.height)), height), Image.Resampling.BICUBIC)
+
+
+@lru_cache(maxsize=128)
+def _large_glyph(text: str, bold: bool) -> Image.Image:
     font = ImageFont.load_default(size=96)
     stroke = 5 if bold else 1
     left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
     mask = Image.new("L", (int(right - left), int(bottom - top)))
     ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font, stroke_width=stroke)
-    return mask.resize((max(1, round(height * mask.width / mask.height)), height), Image.Resampling.BICUBIC)
+    return mask
 
 
-@lru_cache(maxsize=512)
 def _symbol(name: str, side: int) -> Image.Image:
     """A mask ("L") of a symbol, drawn large and made small."""
+    return _large_symbol(name).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@lru_cache(maxsize=16)
+def _large_symbol(name: str) -> Image.Image:
     whole = 192
     mask = Image.new("L", (whole, whole))
     _SYMBOLS[name](ImageDraw.Draw(mask), whole)
-    return mask.resize((side, side), Image.Resampling.BICUBIC)
+    return mask
 
 
 def _star(pen: ImageDraw.ImageDraw, s: int) -> None:

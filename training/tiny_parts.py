@@ -62,8 +62,8 @@ def text_config(vocab_size: int, hidden: int, layers: int) -> Qwen2Config:
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         max_position_embeddings=32768,
-        # The usual 0.02 suits widths of thousands: at this one it leaves so little signal that what the projector sends
-        # is of no use for hundreds of steps.
+        # The usual 0.02 suits widths of thousands: at this one it leaves so little signal that for hundreds of steps
+        # nothing is learned from what the projector sends.
         initializer_range=0.06,
         bos_token_id=None,
         eos_token_id=SPECIAL.index("<|im_end|>"),
