@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Folders with Python files that are no part of the package.
 NOT_PACKAGED = {"tests", "benchmarks"}
-DATA_SUFFIXES = {".json", ".jinja", ".md", ".txt", ".typed"}
+DATA_SUFFIXES = {".json", ".jinja", ".md", ".txt", ".typed", ".yaml"}
 
 IMPORT_EVERYTHING = """
 import importlib, json, sys
