@@ -136,19 +136,28 @@ class Labeller:
         self.label_turn_marks = label_turn_marks
 
     def labels(self, ids: Sequence[int]) -> list[int]:
-        """The labels of `ids`, a whole conversation's: the id itself, or -100."""
+        """
+        The labels of `ids`, a whole conversation's: the id itself, or -100.
+
+        Raises:
+            ValueError: if no answer is found in them, because a chat template of another form wrote them.
+        """
+        answers = 0
         labels = [NOTHING] * len(ids)
         starts = [place for place, token in enumerate(ids) if token == self.start]
         for start in starts:
-            end = ids.index(self.end, start)
+            end = ids.index(self.end, start) if self.end in ids[start:] else len(ids)
             stop = end + 1 + len(self.newline)
             text = start + 1 + len(self.header)
             if list(ids[start + 1 : text]) == self.header:
                 labels[text:stop] = ids[text:stop]
+                answers += 1
             elif self.label_turn_marks:
                 labels[end:stop] = ids[end:stop]
             if self.label_turn_marks:
                 labels[start] = self.start
+        if not answers:
+            raise ValueError(f"the chat template writes no {TURN_START}assistant … {TURN_END}: nothing can be learned")
         return labels
 
 

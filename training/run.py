@@ -80,6 +80,11 @@ def run_training(
     for name, given in (("model", arguments.model), ("train_data", train_rows or arguments.train_data)):
         if given is None:
             raise ValueError(f"the configuration has no {name!r}: put it into the file, or give {name}=…")
+    if arguments.n_gpu > 1:
+        raise ValueError(
+            f"{arguments.n_gpu} GPUs are here: use them with `accelerate launch -m videoxl train …`, or show one "
+            "alone with CUDA_VISIBLE_DEVICES=0"
+        )
     checkpoint = last_checkpoint(arguments.output_dir) if resume else arguments.resume_from_checkpoint
     set_seed(arguments.seed)
     folder, seed = arguments.media_folder, arguments.seed

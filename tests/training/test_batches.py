@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import film, row
 from PIL import Image
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 from videoxl.demo import draw_video
 from videoxl.training.collator import VideoXLCollator
@@ -57,6 +57,13 @@ def test_turn_marks_as_the_authors_label_them(processor):
     batch = VideoXLCollator(processor, label_turn_marks=True)([row("a", "Why?", "So.")])
     expected = "<|im_start|><|im_end|>\n<|im_start|><|im_end|>\n<|im_start|>So.<|im_end|>\n"
     assert learned(processor, batch) == expected
+
+
+def test_another_chat_template_is_not_learned_in_silence(checkpoint):
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    processor.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
+    with pytest.raises(ValueError, match="the chat template writes no"):
+        VideoXLCollator(processor)([row("a", "Why?", "So.")])
 
 
 def test_kinds_mix_in_one_batch(processor, checkpoint):
