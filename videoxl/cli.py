@@ -253,7 +253,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from videoxl.training.run import run_training
 
     trainer = run_training(arguments.config, arguments.changes, arguments.resume)
-    print(f"Trained for {trainer.state.global_step} steps; model, log and curve are in {trainer.args.output_dir}")
+    if trainer.is_world_process_zero():
+        print(f"Trained for {trainer.state.global_step} steps; model, log and curve are in {trainer.args.output_dir}")
 
 
 def _eval_niah(arguments: argparse.Namespace) -> None:
