@@ -11,12 +11,13 @@ from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.utils import logging
 
 from .cache_videoxl import VideoXLCache
-from .checkpointing_videoxl import PiecewiseMemory, recomputed
+from .checkpointing_videoxl import Passes, RecomputedPasses, recomputed
 from .configuration_videoxl import VideoXLConfig
 from .inputs_videoxl import VisualInputs, as_items, new_columns, token_types
 from .loading_videoxl import OriginalLayoutMixin
 from .outputs_videoxl import GroupOutput, gather_columns, gather_rows, wanted_columns
-from .plans_videoxl import RowPlan, group_rows, seeded_draws
+from .plans_videoxl import RowPlan, group_rows, longest, seeded_draws
+from .schedule_videoxl import Fillers, Rounds, Schedule
 from .text_videoxl import VideoXLPreTrainedModel, VideoXLTextModel
 from .vision_videoxl import FeatureStream, VideoXLProjector, patch_features, pool_patches
 from .windows_videoxl import IMAGE, VIDEO, RatioSetting, Segment, SpanPlanner, find_spans, plan_row
@@ -39,6 +40,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         self.seed_ratios(DRAW_SEED)
         self._warned_of_loss = False
         self.checkpoint_windows = False
+        self.agree_on_rounds: Callable[[Rounds], Rounds] | None = None  # see `Schedule`
         self.post_init()
 
     def get_input_embeddings(self):
@@ -62,6 +64,10 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
     def _recomputes(self) -> bool:
         return self.checkpoint_windows and self.training and torch.is_grad_enabled()
 
+    def passes(self, cache: VideoXLCache) -> Passes:
+        """Passes of the language model over `cache`, computed again in the backward pass where that is wanted."""
+        return (RecomputedPasses if self._recomputes else Passes)(self.language_model, cache)
+
     def new_cache(self) -> VideoXLCache:
         """An empty cache for this model."""
         return VideoXLCache(self.config.text_config.num_hidden_layers)
@@ -76,6 +82,11 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         features = self.multi_modal_projector(features)  # [F, P², D]
         video = (config.spatial_pool_stride, config.spatial_pool_mode)
         return pool_patches(features, *(video if kind == VIDEO else (2, "average"))).flatten(0, 1)
+
+    @property
+    def encoder(self) -> Callable[[int, torch.Tensor], torch.Tensor]:
+        """See `_encode`; computed again in the backward pass where that is wanted."""
+        return partial(recomputed, self._encode) if self._recomputes else self._encode
 
     def _encode_all(self, kind: int, name: str, pixels) -> BaseModelOutputWithPooling:
         chunk = self.config.vision_chunk_size
@@ -107,13 +118,13 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             image_size=self.config.vision_config.image_size,
             tokens_per_item={IMAGE: self.config.tokens_per_tile, VIDEO: self.config.tokens_per_frame},
             chunk_size=self.config.vision_chunk_size,
-            encode=partial(recomputed, self._encode) if self._recomputes else self._encode,
+            encode=self.encoder,
         )
 
     # Plan
 
     @property
-    def _first_device(self) -> torch.device | None:
+    def first_device(self) -> torch.device | None:
         return _real(self.get_input_embeddings().weight.device)
 
     @property
@@ -192,18 +203,19 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
 
     # Passes
 
-    def _run(self, rows: list[int], plans: list[RowPlan], cache, embed, visuals, wanted, **kwargs) -> GroupOutput:
+    def _run(self, rows, plans: list[RowPlan], cache, embed, visuals, wanted, schedule, **kwargs) -> GroupOutput:
         """
         Runs rows of equal passes, but for the end of the last text, over `cache`, which holds just these rows.
 
         Args:
             embed: `(rows, columns)` to text embeddings `[b, n, D]`.
             wanted: columns whose output is asked for, `[B, T]`.
+            schedule: of all processes, or None where each runs on its own.
         """
-        plan = max((plans[row] for row in rows), key=lambda plan: len(plan.columns))
+        plan = longest(plans, rows)
         if not torch.is_grad_enabled():
             cache.reserve(sum(segment.kept for segment in plan.segments))
-        memory = PiecewiseMemory(cache) if self._recomputes else None
+        passes = self.passes(cache)
         output = GroupOutput(rows)
         streams: list[list[FeatureStream]] = []
         for segment in plan.segments:
@@ -214,20 +226,49 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             if segment.visual and not segment.kept and not asked.any():
                 cache.advance(segment.length, 0, True, True)  # nothing of such a window is ever used
                 continue
+            if schedule is not None:
+                self._keep_step(schedule, segment, rows, plans, visuals)
             if segment.visual:
                 features = [stream.take(segment.length) for stream in streams[-1]]
-                embeds = torch.stack(features).to(self._first_device, self.language_model.dtype)  # [b, m, D]
+                embeds = torch.stack(features).to(self.first_device, self.language_model.dtype)  # [b, m, D]
             else:
                 embeds = embed(rows, columns)
-            kwargs["hidden_needed"] = bool(asked.any())
-            if memory is None:
-                hidden, states = self.language_model(embeds, segment, cache, **kwargs)
-            else:
-                hidden, states = memory.run(self.language_model, embeds, segment, **kwargs)
-            output.add(columns, asked, hidden, states)
-        if memory is not None:
-            memory.flush()
+            needed = bool(asked.any())
+            hidden, states = passes.run(embeds, segment, hidden_needed=needed or schedule is not None, **kwargs)
+            if schedule is not None:
+                schedule.fillers.tie(hidden)
+            if needed:
+                output.add(columns, asked, hidden, states)
+        passes.flush()
         return output
+
+    def _schedule(self, groups: list[list[int]], plans: list[RowPlan], visuals: VisualInputs, wanted) -> Schedule:
+        """The schedule of this call and of those that the other processes make at the same time."""
+        rounds: Rounds = []
+        for rows in groups:
+            plan = longest(plans, rows)
+            for segment in plan.segments:
+                if not segment.visual or not rounds:
+                    rounds.append([])
+                asked = wanted[np.ix_(rows, plan.columns[segment.start : segment.stop])].any()
+                if segment.visual and (segment.kept or asked):
+                    rounds[-1].append(self._chunks(segment, rows, plans, visuals))
+        return Schedule(self.agree_on_rounds(rounds), Fillers(self))
+
+    def _keep_step(self, schedule: Schedule, segment: Segment, rows, plans, visuals) -> None:
+        if segment.visual:
+            schedule.window(self._chunks(segment, rows, plans, visuals))
+        else:
+            schedule.text()
+
+    @staticmethod
+    def _chunks(segment: Segment, rows: list[int], plans: list[RowPlan], visuals: VisualInputs) -> int:
+        """Chunks of the vision tower that are encoded for a window of these rows."""
+        spans = [next(span for span in plans[row].spans if segment.stop <= span.stop) for row in rows]
+        return sum(
+            visuals.chunks(span.kind, span.item, segment.start - span.start, segment.stop - span.start)
+            for span in spans
+        )
 
     @staticmethod
     def _item(plan: RowPlan, index: int) -> tuple[int, int]:
@@ -306,6 +347,8 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         packed = getattr(logits_to_keep, "dtype", None) == torch.bool
         fresh = past_key_values is None and not use_cache
         groups = group_rows(plans, length, pad_tails=fresh and packed and not output_hidden_states)
+        wanted = np.ones_like(columns) if output_hidden_states else columns
+        schedule = None if self.agree_on_rounds is None else self._schedule(groups, plans, visuals, wanted)
         outputs = self._run_rows(
             groups,
             plans,
@@ -314,7 +357,8 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             use_cache,
             embed=self._embed(input_ids, inputs_embeds),
             visuals=visuals,
-            wanted=np.ones_like(columns) if output_hidden_states else columns,
+            wanted=wanted,
+            schedule=schedule,
             output_hidden_states=bool(output_hidden_states),
             **kwargs,
         )
@@ -324,10 +368,12 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             layers = range(self.config.text_config.num_hidden_layers + 1)
             every = np.ones(length, bool)
             hidden_states = tuple(gather_columns(outputs, batch, every, empty, layer) for layer in layers)
+        last = gather_rows(outputs, logits_to_keep) if packed else gather_columns(outputs, batch, columns[0], empty)
+        if schedule is not None:
+            schedule.finish()
+            last = sum((zero.to(last.device) for zero in schedule.fillers.zeros), start=last)
         output = BaseModelOutputWithPast(
-            last_hidden_state=(
-                gather_rows(outputs, logits_to_keep) if packed else gather_columns(outputs, batch, columns[0], empty)
-            ),
+            last_hidden_state=last,
             past_key_values=cache if use_cache else None,
             hidden_states=hidden_states,
         )
@@ -400,7 +446,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         Raises:
             ValueError: if there is no frame, or the list of ratios has another length than there are windows.
         """
-        prefix_ids = prefix_ids.reshape(1, -1).to(self._first_device)
+        prefix_ids = prefix_ids.reshape(1, -1).to(self.first_device)
         cache = self.new_cache()
         cache.start(1)
         if prefix_ids.shape[1]:
@@ -420,7 +466,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             lengths.append(features.shape[0])
             segment = planner.window(0, lengths[-1], setting.of_window(len(lengths) - 1, lengths), last)
             if segment.kept:
-                embeds = features[None].to(self._first_device, self.language_model.dtype)
+                embeds = features[None].to(self.first_device, self.language_model.dtype)
                 self.language_model(embeds, segment, cache, hidden_needed=False)
             else:
                 cache.advance(segment.length, 0, True, True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .cache_videoxl import VideoXLCache
@@ -14,26 +15,36 @@ def recomputed(function: Callable, *args):
     return checkpoint(function, *args, use_reentrant=False)
 
 
-class PiecewiseMemory:
+class Passes:
+    """Passes of a language model over a cache."""
+
+    def __init__(self, language_model: nn.Module, cache: VideoXLCache):
+        self._language_model, self._cache = language_model, cache
+
+    def run(self, embeds: torch.Tensor, segment: Segment, **kwargs):
+        """See `VideoXLTextModel.forward`."""
+        return self._language_model(embeds, segment, self._cache, **kwargs)
+
+    def flush(self) -> None:
+        """Brings the cache up to date; to be called behind the last pass."""
+
+
+class RecomputedPasses(Passes):
     """
-    A cache's entries, held pass by pass while a film is learned from.
+    The same, of which only embeddings and what is kept are held until the backward pass.
 
     Attention wants them joined. Joined once per pass outside, every window would leave the whole memory up to it
-    behind, bytes that grow with the square of the windows; so they are joined inside what is computed again.
-
-    Args:
-        cache: where the memory starts; `flush` brings it up to date.
+    behind, bytes that grow with the square of the windows; so they are held in pieces, and joined inside what is
+    computed again.
     """
 
-    def __init__(self, cache: VideoXLCache):
-        self._cache = cache
+    def __init__(self, language_model: nn.Module, cache: VideoXLCache):
+        super().__init__(language_model, cache)
         self._pieces = [[(layer.keys, layer.values)] if layer.length else [] for layer in cache.layers]
         self._held = [len(pieces) for pieces in self._pieces]
 
-    def run(self, language_model, embeds: torch.Tensor, segment: Segment, **kwargs):
-        """One pass, as `VideoXLTextModel.forward` without its cache; held until the backward pass are `embeds` and
-        what is kept."""
-        counts = self._cache.counts()
+    def run(self, embeds: torch.Tensor, segment: Segment, **kwargs):
+        language_model, counts = self._language_model, self._cache.counts()  # not self, which is to be forgotten
         past = [list(pieces) for pieces in self._pieces]  # as it is now: later windows are no past of this one
 
         def run_pass(embeds: torch.Tensor):
@@ -55,7 +66,6 @@ class PiecewiseMemory:
         return hidden, states
 
     def flush(self) -> None:
-        """Appends to the cache what the passes kept."""
         for layer, pieces, held in zip(self._cache.layers, self._pieces, self._held):
             if pieces[held:]:
                 layer.update(*_join(pieces[held:]))

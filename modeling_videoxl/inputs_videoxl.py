@@ -55,6 +55,7 @@ class VisualInputs:
         chunk_size: int,
         encode: Callable[[int, torch.Tensor], torch.Tensor],
     ):
+        self._chunk_tokens = {kind: tokens * chunk_size for kind, tokens in tokens_per_item.items()}
         self.lengths: dict[int, list[int]] = {}
         self._sources: dict[int, list[tuple]] = {}
         for kind, name in NAMES.items():
@@ -82,6 +83,13 @@ class VisualInputs:
     def stream(self, kind: int, item: int) -> FeatureStream:
         """The visual tokens of one item, encoded as they are asked for."""
         return FeatureStream(*self._sources[kind][item])
+
+    def chunks(self, kind: int, item: int, start: int, stop: int) -> int:
+        """How many chunks of an item are encoded when its visual tokens `start` to `stop` are asked for, in order."""
+        if self._sources[kind][item][1] is _unchanged:
+            return 0
+        size = self._chunk_tokens[kind]
+        return -(-stop // size) - -(-start // size)
 
 
 def _unchanged(features: torch.Tensor) -> torch.Tensor:

@@ -32,10 +32,8 @@ class GroupOutput:
     hidden: list[torch.Tensor] = field(default_factory=list)  # [b, n, D] each
     states: list[tuple] = field(default_factory=list)
 
-    def add(self, columns: np.ndarray, asked: np.ndarray, hidden: torch.Tensor | None, states: tuple | None) -> None:
+    def add(self, columns: np.ndarray, asked: np.ndarray, hidden: torch.Tensor, states: tuple | None) -> None:
         """Takes up a pass over `columns`, of which those `asked` for are kept."""
-        if hidden is None:
-            return
         if not asked.all():
             index = np.flatnonzero(asked)
             columns, run = columns[index], len(index) == index[-1] - index[0] + 1

@@ -34,6 +34,11 @@ def seeded_draws(ratio_seeds: torch.Tensor | Sequence[int], batch: int) -> list[
     return [lambda window, seed=seed: np.random.default_rng((seed, window)) for seed in seeds]
 
 
+def longest(plans: Sequence[RowPlan], rows: Sequence[int]) -> RowPlan:
+    """The plan that rows which run together follow."""
+    return max((plans[row] for row in rows), key=lambda plan: len(plan.columns))
+
+
 def group_rows(plans: Sequence[RowPlan], length: int, pad_tails: bool) -> list[list[int]]:
     """
     Rows that can go through the same passes together.
