@@ -13,6 +13,7 @@ from .arguments import VideoXLTrainingArguments
 from .callbacks import CurriculumSteps, RunLog
 from .collator import VideoXLCollator
 from .curriculum import Curriculum
+from .distributed import equalize_passes, gathers_weights
 from .encoding import NOTHING
 from .sampling import Lessons, TicketSampler
 
@@ -55,6 +56,8 @@ class VideoXLTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if gathers_weights(self.accelerator):
+            equalize_passes(self.model)
         self.curriculum = Curriculum(args.curriculum)
         self.tickets: TicketSampler | None = None
         self._text_config = self.accelerator.unwrap_model(model).config.text_config
