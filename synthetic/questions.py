@@ -15,6 +15,8 @@ ANSWER_PREFIX = "Best option: ("  # as in the authors' evaluation
 THIRDS = ("first", "middle", "last")
 BORDER = 0.03  # of the film: so near to the border of two thirds nobody is asked for the third
 TOLERANCE = 10  # per cent of the film
+# What absence answers stands among the options of retrieval as well: that it is offered must tell nothing.
+NONE_SHOWN, NOT_SHOWN = "none was shown", "it was not shown"
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,12 @@ def _retrieval(rng: np.random.Generator, plan: Plan) -> list[Question]:
         if len(shown) == 1:
             value = shown[0][1].value
             others = [_name(kind, other) for other in _some(rng, VALUES[kind], 3, [value])]
+            others[-1] = str(rng.choice([others[-1], NONE_SHOWN]))
             name = _name(kind, value)
             made.append(_ask(rng, "retrieval", "which", _start(name), name, others, kind=kind))
     for _, needle in _unique(plan):
         others = _some(rng, tuple(COLOURS), 3, [needle.colour])
+        others[-1] = str(rng.choice([others[-1], NOT_SHOWN]))
         answer = f"The card was {needle.colour}."
         made.append(_ask(rng, "retrieval", "colour", answer, needle.colour, others, name=needle.name))
     for colour in COLOURS:
@@ -255,7 +259,7 @@ def _absence(rng: np.random.Generator, plan: Plan) -> list[Question]:
     for kind in CARDS:
         if not plan.of_kind(kind):
             others = [_name(kind, value) for value in _some(rng, VALUES[kind], 3)]
-            made.append(_ask(rng, "absence", "which", f"No {kind} was shown.", "none was shown", others, kind=kind))
+            made.append(_ask(rng, "absence", "which", f"No {kind} was shown.", NONE_SHOWN, others, kind=kind))
     others = _some(rng, tuple(COLOURS), 3)
     made.append(_ask(rng, "absence", "colour", "It was not shown.", "it was not shown", others, name=_name(*missing)))
     return made

@@ -66,12 +66,20 @@ def told(film: Film) -> str:
 
 
 def turns(questions: Sequence[Question], rng: np.random.Generator, opening: str) -> list[dict]:
-    """A conversation in the authors' format, `opening` before the first question; half of them multiple choice."""
+    """
+    A conversation in the authors' format, `opening` before its first question.
+
+    A question is asked openly, or as multiple choice, or first openly and then as multiple choice: what has been said
+    once is easily found among options, and who can do that learns to do it with what has only been seen.
+    """
+    asked: list[tuple[Question, bool]] = []
+    for question in questions:
+        ways = ((False,), (True,), (False, True))[int(rng.integers(3))] if len(question.options) > 1 else (False,)
+        asked += [(question, multiple_choice) for multiple_choice in ways]
     conversation = []
-    for number, question in enumerate(questions):
-        multiple_choice = len(question.options) > 1 and bool(rng.random() < 0.5)
-        asked = question.prompt(multiple_choice)
-        conversation.append({"from": "human", "value": asked if number else f"{opening}\n{asked}"})
+    for number, (question, multiple_choice) in enumerate(asked):
+        text = question.prompt(multiple_choice)
+        conversation.append({"from": "human", "value": text if number else f"{opening}\n{text}"})
         conversation.append({"from": "gpt", "value": question.reply(multiple_choice)})
     return conversation
 
