@@ -1,6 +1,6 @@
 """Films of any length, drawn frame by frame from a seed and never stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,22 +60,35 @@ class Film:
 
 
 def write_film(film: Film, path: str | Path, rate: int = 1) -> Path:
+    """Writes the film as H.264, one film frame per video frame, `rate` of them a second."""
+    frames = (film.frame(index) for index in range(film.frames))
+    return write_frames(frames, path, rate, [index for index, _ in film.needles])
+
+
+def write_frames(frames: Iterable[np.ndarray], path: str | Path, rate: int = 1, needles: Sequence[int] = ()) -> Path:
     """
-    Writes the film as H.264, one film frame per video frame, `rate` of them a second.
+    Writes frames, uint8 [H, W, 3] each, as H.264; an odd height or width gets one line more.
 
     A needle's frame is told to be a key frame: a single frame between two others is what an encoder saves on first.
+
+    Args:
+        rate: frames a second.
+        needles: indices of the frames that show one.
     """
     import av
 
-    path, marked = Path(path), {index for index, _ in film.needles}
+    path, marked, stream = Path(path), set(needles), None
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "fast"})
-        stream.width = stream.height = film.size + film.size % 2
-        stream.pix_fmt = "yuv420p"
-        for index in range(film.frames):
-            frame = av.VideoFrame.from_ndarray(film.frame(index), format="rgb24")
+        for index, picture in enumerate(frames):
+            if stream is None:
+                stream = out.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "fast"})
+                stream.height, stream.width = (side + side % 2 for side in picture.shape[:2])
+                stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if index in marked:
                 frame.pict_type = av.video.frame.PictureType.I
             out.mux(stream.encode(frame))
+        if stream is None:
+            raise ValueError(f"{path}: a film has at least one frame, got none")
         out.mux(stream.encode())
     return path
