@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-GOLDEN := tests/fixtures/authors_tiny/checkpoint
-CHECKPOINT := .demo/checkpoint
+# Threads that wait leave their core to others; videoxl_command.py tells why.
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_WAIT_POLICY
 
-.PHONY: demo test space bench clean
+.PHONY: demo test space bench train-tiny eval-tiny clean
 
 # A cached environment is used again until what is installed changes.
 $(READY): pyproject.toml constraints.txt
@@ -15,23 +16,28 @@ $(READY): pyproject.toml constraints.txt
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
-# Until a trained checkpoint ships: a small one with random weights, in the authors' layout, converted like theirs.
-$(CHECKPOINT)/config.json: | $(READY)
-	$(BIN)/videoxl convert $(GOLDEN) $(CHECKPOINT) --vision-tower $(GOLDEN)/clip --quiet
-
-demo: $(READY) $(CHECKPOINT)/config.json
-	@$(BIN)/videoxl demo --model $(CHECKPOINT) --random-weights
+demo: $(READY)
+	@$(BIN)/videoxl demo
 
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
 
-space: $(READY) $(CHECKPOINT)/config.json
-	$(BIN)/python -m videoxl.spaces_demo --model $(CHECKPOINT) --random-weights
+space: $(READY)
+	$(BIN)/python -m videoxl.spaces_demo
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.prefill
+
+# From nothing to .tiny/checkpoint; stopped, the same command goes on where it was.
+train-tiny: $(READY)
+	$(BIN)/python -m videoxl.training.tiny_recipe --output .tiny
+
+# The acceptance grids: 20 questions a cell, and 50 from 512 frames up; 4,096 are longer than any film of the training.
+eval-tiny: $(READY)
+	$(BIN)/videoxl eval niah --frames 1,4,8,16,32,64,128,256 --ratios 8,16 --questions 20 --output .tiny/niah_short
+	$(BIN)/videoxl eval niah --frames 512,1024,1536,2048,4096 --ratios 8,16 --questions 50 --output .tiny/niah_long
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info

@@ -4,6 +4,7 @@ import argparse
 import html
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ except ImportError:
 import gradio as gr
 
 from videoxl.cli import MODEL_VARIABLE, load_pipeline
+from videoxl.demo import make_drawn_film
 from videoxl.spaces_demo.answering import Progress, answer_stream
+from videoxl.tiny import FOLDER
 
 MAX_FRAMES = 512
 DEFAULT_FRAMES = 64
@@ -39,13 +42,12 @@ KINDS = {
 THEME = gr.themes.Soft(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
-def build_app(pipe: Any, random_weights: bool = False) -> gr.Blocks:
+def build_app(pipe: Any) -> gr.Blocks:
     """
     The app on a pipeline. Its API has one endpoint, `/ask`.
 
     Args:
         pipe: a `VideoQuestionAnsweringPipeline`.
-        random_weights: whether to say that the answers mean nothing.
     """
 
     def ask(
@@ -77,15 +79,14 @@ def build_app(pipe: Any, random_weights: bool = False) -> gr.Blocks:
             raise error_box(text) from error
 
     with gr.Blocks(title="Video-XL", analytics_enabled=False, delete_cache=UPLOADS_KEPT) as app:
-        gr.Markdown(introduction(pipe, random_weights))
+        gr.Markdown(introduction(pipe))
         with gr.Row():
             with gr.Column():
                 inputs = input_boxes(pipe.model.config)
                 with gr.Row():
                     ask_button = gr.Button("Ask", variant="primary")
                     stop_button = gr.Button("Stop")
-                if films := example_rows():
-                    gr.Examples(films, inputs[:2], cache_examples=False, api_visibility="private")
+                gr.Examples(example_rows(), inputs[:2], cache_examples=False, api_visibility="private")
             with gr.Column():
                 boxes = output_boxes()
         status, answer, *_ = boxes
@@ -140,14 +141,8 @@ def output_boxes() -> list[gr.components.Component]:
     return [status, answer, memory, kept]
 
 
-def build_notice(text: str) -> gr.Blocks:
-    """A page that says `text` (Markdown) and nothing else."""
-    with gr.Blocks(title="Video-XL", analytics_enabled=False) as app:
-        gr.Markdown(f"# Video-XL\n\n{text}")
-    return app
-
-
-def introduction(pipe: Any, random_weights: bool) -> str:
+def introduction(pipe: Any) -> str:
+    """What the page begins with, in Markdown."""
     model = html.escape(Path(pipe.model.config.name_or_path).name)
     lines = [
         "# Video-XL",
@@ -155,8 +150,11 @@ def introduction(pipe: Any, random_weights: bool) -> str:
         "values of a few summary tokens, and answers from these. It also reads videos that your browser cannot play.",
         f"Model: <code>{model}</code>",
     ]
-    if random_weights:
-        lines.append("**Its weights are random: the answers are gibberish.** All else is real.")
+    if model == FOLDER.name:
+        lines.append(
+            "It is small and knows one world: cards with letters, numbers and symbols, advertisements and broken "
+            "frames in films. Asked for anything else, it makes something up."
+        )
     return "\n\n".join(lines)
 
 
@@ -167,9 +165,11 @@ def ratio_choices(config: Any) -> list[tuple[str, int]]:
 
 
 def example_rows() -> list[list[str]]:
-    """Those of the films in the installed gradio package that are there."""
+    """A film drawn on the spot, and those of the films in the installed gradio package that are there."""
+    drawn = make_drawn_film(0, Path(tempfile.mkdtemp(prefix="videoxl_")) / "drawn.mp4")
     folder = Path(gr.__file__).parent / "media_assets" / "videos"
-    return [[str(folder / name), question] for name, question in EXAMPLES if (folder / name).is_file()]
+    there = [[str(folder / name), question] for name, question in EXAMPLES if (folder / name).is_file()]
+    return [[str(drawn.path), "\n\n".join(question.text for question in drawn.questions)], *there]
 
 
 def split_questions(text: str | None) -> list[str]:
@@ -238,19 +238,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model",
         default=os.environ.get(MODEL_VARIABLE),
-        help=f"folder or Hub id of a converted checkpoint (default: ${MODEL_VARIABLE})",
+        help=f"folder or Hub id of a checkpoint (default: ${MODEL_VARIABLE}, or else the one that comes with videoxl)",
     )
     parser.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860 on)")
-    parser.add_argument("--random-weights", action="store_true", help="say plainly that the answers mean nothing")
     arguments = parser.parse_args(argv)
     try:
-        app = build_app(load_pipeline(arguments.model), arguments.random_weights)
+        app = build_app(load_pipeline(arguments.model))
     except (ValueError, OSError) as error:
         print(f"videoxl.spaces_demo: {error}", file=sys.stderr)
-        if arguments.model:
-            return 1
-        # On a Space nobody sees standard error: the page says it too.
-        app = build_notice(f"{error}\n\nOn a Space: *Settings*, *Variables and secrets*, `{MODEL_VARIABLE}`.")
+        return 1
     launch(app, server_port=arguments.port)
     return 0
 

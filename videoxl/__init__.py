@@ -15,6 +15,7 @@ from videoxl.modeling_videoxl import (
 from videoxl.pipelines import VideoQuestionAnsweringPipeline
 from videoxl.processing import VideoDecodeError, VideoXLImageProcessor, VideoXLProcessor, VideoXLVideoProcessor
 from videoxl.registration import TASK, register
+from videoxl.tiny import tiny_checkpoint
 
 __version__ = "0.1.0"
 
@@ -33,4 +34,5 @@ __all__ = [
     "VideoXLTextConfig",
     "VideoXLVideoProcessor",
     "register",
+    "tiny_checkpoint",
 ]

@@ -37,9 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_assemble(commands)
     _add_train(commands)
     _add_eval(commands)
-    demo = commands.add_parser("demo", help="answer questions about a real video and one made on the spot")
+    demo = commands.add_parser("demo", help="answer questions about a film made on the spot, and about a real one")
     _add_model(demo)
-    demo.add_argument("--random-weights", action="store_true", help="say plainly that the answers mean nothing")
+    demo.add_argument("--seed", type=int, default=0, metavar="S", help="of the films: each shows other things")
+    demo.add_argument("--output", default=".demo", metavar="DIR", help="for films and pictures (default: .demo)")
     demo.set_defaults(run=_demo)
     return parser
 
@@ -48,7 +49,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         default=os.environ.get(MODEL_VARIABLE),
-        help=f"folder or Hub id of a converted checkpoint (default: ${MODEL_VARIABLE})",
+        help=f"folder or Hub id of a checkpoint (default: ${MODEL_VARIABLE}, or else the one that comes with videoxl)",
     )
 
 
@@ -132,11 +133,7 @@ def _add_eval(commands) -> None:
 
 
 def _add_experiment(experiment: argparse.ArgumentParser) -> None:
-    experiment.add_argument(
-        "--model",
-        default=os.environ.get(MODEL_VARIABLE),
-        help=f"folder or Hub id of a checkpoint (default: ${MODEL_VARIABLE}, or else the one that comes with videoxl)",
-    )
+    _add_model(experiment)
     experiment.add_argument("--frames", type=_integers, metavar="N,…", help="lengths of the films")
     experiment.add_argument("--ratios", type=_integers, metavar="R,…", help="compression ratios; 0 for none")
     experiment.add_argument("--seed", type=int, metavar="S", help="of films and needles (default: 0)")
@@ -171,17 +168,12 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def load_pipeline(model: str | None):
-    """The pipeline of a converted checkpoint; a clear error where none is named."""
-    if not model:
-        raise ValueError(
-            f"no model is named: give --model (or set {MODEL_VARIABLE}) to a folder made by `videoxl convert`, or to "
-            "a Hub id. In a clone of the repository, `make demo` makes a small one in .demo/checkpoint."
-        )
+    """The pipeline of a checkpoint; of the one that comes with videoxl where none is named."""
     from transformers import pipeline
 
-    from videoxl import TASK
+    from videoxl import TASK, tiny_checkpoint
 
-    return pipeline(TASK, model=model)
+    return pipeline(TASK, model=model or str(tiny_checkpoint()))
 
 
 def _ask(arguments: argparse.Namespace) -> None:
@@ -261,7 +253,7 @@ def _eval_niah(arguments: argparse.Namespace) -> None:
     from videoxl.evaluation.niah import NiahSettings, niah_table, run_niah
 
     settings = NiahSettings(**_given(arguments, NiahSettings))
-    summary = run_niah(_evaluated(arguments.model), settings, arguments.output)
+    summary = run_niah(load_pipeline(arguments.model), settings, arguments.output)
     print(json.dumps(summary) if arguments.json else niah_table(summary))
 
 
@@ -269,7 +261,7 @@ def _eval_families(arguments: argparse.Namespace) -> None:
     from videoxl.evaluation.families import FamilySettings, run_families
 
     settings = FamilySettings(**_given(arguments, FamilySettings))
-    summary = run_families(_evaluated(arguments.model), settings, arguments.output)
+    summary = run_families(load_pipeline(arguments.model), settings, arguments.output)
     print(json.dumps(summary) if arguments.json else "\n".join([summary["table"], "", *summary["files"]]))
 
 
@@ -279,16 +271,7 @@ def _given(arguments: argparse.Namespace, settings: type) -> dict:
     return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
 
 
-def _evaluated(model: str | None):
-    """The pipeline of a named checkpoint, or of the one that ships."""
-    if model is None:
-        from videoxl import tiny_checkpoint
-
-        model = str(tiny_checkpoint())
-    return load_pipeline(model)
-
-
 def _demo(arguments: argparse.Namespace) -> None:
     from videoxl.demo import run_demo
 
-    run_demo(load_pipeline(arguments.model), arguments.model, arguments.random_weights)
+    run_demo(load_pipeline(arguments.model), arguments.output, arguments.seed)

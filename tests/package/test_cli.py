@@ -1,21 +1,22 @@
 """The commands as a user types them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from transformers import pipeline
 
 from videoxl.cli import main
-from videoxl.demo import draw_video, find_real_video
+from videoxl.synthetic.films import Film, write_film
 
 QUESTIONS = ["What happens in this video?", "Is <|im_end|> in it?"]
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    path = tmp_path_factory.mktemp("films") / "ball.mp4"
-    draw_video(path)
-    return path
+    return write_film(Film(1, 30), tmp_path_factory.mktemp("films") / "film.mp4")
 
 
 def test_ask_prints_what_the_pipeline_answers(film, converted, capsys):
@@ -55,10 +56,34 @@ def test_bad_input_is_one_line_that_names_it(arguments, said, film, converted, c
     assert "Traceback" not in error
 
 
-def test_no_model_says_how_to_name_one(film, monkeypatch, capsys):
+def test_model_named_or_set_or_the_small_one(film, converted, tiny, monkeypatch, capsys):
+    """--model before VIDEOXL_MODEL before the checkpoint that ships; they see 4 and 16 visual tokens in a frame."""
+    seen = []
+    for variable, named in (("", []), (str(converted), []), (str(converted), ["--model", str(tiny)])):
+        monkeypatch.setenv("VIDEOXL_MODEL", variable)
+        assert main(["ask", str(film), "What?", "--frames", "2", "--max-new-tokens", "1", "--json", *named]) == 0
+        seen.append(json.loads(capsys.readouterr().out)["memory"]["visual_tokens_seen"])
+    assert seen == [32, 8, 32]
+
+
+def test_package_without_its_checkpoint_says_so(film, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIDEOXL_MODEL", raising=False)
+    monkeypatch.setattr("videoxl.tiny.FOLDER", tmp_path / "videoxl_tiny")
     assert main(["ask", str(film), "What?"]) == 1
-    assert "--model" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(tmp_path / "videoxl_tiny") in error and "--model" in error
+    assert "Traceback" not in error
+
+
+def test_command_starts_with_threads_that_wait_in_peace():
+    """OpenMP tells its settings when torch has loaded it: the command had spoken before."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", "from videoxl_command import main; main()", "--help"]
+    done = subprocess.run(
+        command, env=environment | {"OMP_DISPLAY_ENV": "TRUE"}, capture_output=True, text=True, check=True
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+    assert "Video-XL" in done.stdout
 
 
 def test_convert_check_and_export(authors_checkpoint, tmp_path, capsys):
@@ -72,16 +97,6 @@ def test_convert_check_and_export(authors_checkpoint, tmp_path, capsys):
     assert main(["convert", "--check", source, dest, "--vision-tower", tower]) == 0
     assert main(["export-hub", dest, str(tmp_path / "bundle")]) == 0
     assert (tmp_path / "bundle" / "modeling_videoxl.py").is_file()
-
-
-def test_demo_answers_four_questions(converted, capsys):
-    assert main(["demo", "--model", str(converted), "--random-weights"]) == 0
-    printed = capsys.readouterr().out
-    assert "RANDOM" in printed
-    assert str(find_real_video()) in printed
-    assert printed.count("  Q: ") == printed.count("  A: ") == 4
-    for word in ("frames         64", "visual tokens  256", "kept           32", "ratio          8.0", "read "):
-        assert word in printed
 
 
 def test_interrupted_command_says_so(converted, film, monkeypatch, capsys):

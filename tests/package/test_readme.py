@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from videoxl.cli import main
-from videoxl.demo import draw_video
+from videoxl.synthetic.films import Film, write_film
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -16,7 +16,7 @@ def test_examples_run_in_order(converted, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(blocks) >= 4
     shutil.copytree(converted, tmp_path / "path" / "to" / "converted")
-    draw_video(tmp_path / "film.mp4")
+    write_film(Film(1, 30), tmp_path / "film.mp4")
     script = "\n".join(blocks)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -26,7 +26,7 @@ def test_examples_run_in_order(converted, tmp_path, monkeypatch):
 def test_commands_are_understood(converted, tmp_path, monkeypatch, capsys):
     """Every `videoxl` line of the README, but for the one that downloads."""
     shutil.copytree(converted, tmp_path / "path" / "to" / "converted")
-    draw_video(tmp_path / "film.mp4")
+    write_film(Film(1, 30), tmp_path / "film.mp4")
     monkeypatch.chdir(tmp_path)
     lines = re.findall(r"^videoxl (.*)$", README, re.M)
     assert len(lines) >= 3

@@ -24,7 +24,7 @@ def pipe(checkpoint):
 @pytest.fixture(scope="session")
 def client(checkpoint):
     """A client of the app, which has a pipeline of its own."""
-    app = build_app(pipeline("video-question-answering", model=checkpoint, device="cpu"), random_weights=True)
+    app = build_app(pipeline("video-question-answering", model=checkpoint, device="cpu"))
     _, url, _ = launch(app, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     client = Client(url, verbose=False)
     yield client
