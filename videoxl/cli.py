@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: 0; 1 after an error, said on standard error; 2 for wrong arguments; 130 when interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         arguments.run(arguments)
     except KeyboardInterrupt as interrupt:
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
     parser = argparse.ArgumentParser(prog="videoxl", description="Video-XL: questions about hour-long videos.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_ask(commands)
