@@ -1,0 +1,165 @@
+"""The small checkpoint's recipe, at a thousandth of its length."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from videoxl.synthetic.films import Film
+from videoxl.synthetic.needles import COLOURS, Needle, colours_of
+from videoxl.synthetic.tasks import draw_sample, sentences
+from videoxl.training.run import read_config
+from videoxl.training.tiny_data import NO_COLOUR, NO_SIGN, SIGNS, SingleFrames, TaskRows, told, turns
+from videoxl.training.tiny_parts import FrameCollator, FrameReader, image_processor, train_tokenizer, vision_config
+from videoxl.training.tiny_recipe import Recipe, main
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """The package's recipe with three steps a stage."""
+    settings = read_config("tiny")
+    settings["tokenizer_films"] = 30
+    settings["text"] = {"hidden": 64, "layers": 2}
+    settings["vision"] |= {"steps": STEPS, "batch_size": 8, "tower": {"hidden": 32, "layers": 1}}
+    settings["trainer"] |= {"logging_steps": 1, "save_steps": 2, "dataloader_num_workers": 0}
+    first, last = settings["films"][0], settings["films"][-1]
+    short = {"steps": STEPS, "batch_size": 2, "questions": 2}
+    settings["films"] = [{**first, **short, "frames": [1, 2]}, {**last, **short, "frames": [4, 20]}]
+    return settings
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """The folder of a recipe that has run to its end."""
+    folder = tmp_path_factory.mktemp("recipe")
+    Recipe(settings, folder, seed=0).run()
+    return folder
+
+
+def losses(folder):
+    """Every stage's losses, step by step."""
+    stages = [path for path in sorted(folder.glob("*/finished.json")) if "log" in json.loads(path.read_text())]
+    return {
+        path.parent.name: [line["loss"] for line in json.loads(path.read_text())["log"] if "loss" in line]
+        for path in stages
+    }
+
+
+def test_ends_in_a_checkpoint_that_answers(finished):
+    model = AutoModelForCausalLM.from_pretrained(finished / "checkpoint").eval()
+    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
+    assert model.config.tokens_per_frame >= 16 and model.config.text_config.beacon_window >= 8 * 16
+    assert model.config.text_config.beacon_ratio == [2, 4, 8, 12, 16]
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "video", "video": Film(1, 20).array()}, {"type": "text", "text": "What was shown?"}],
+        }
+    ]
+    inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+    tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert tokens.shape[1] <= inputs["input_ids"].shape[1] + 3
+
+
+def test_every_stage_learned_something_else(finished):
+    seen = losses(finished)
+    assert len(seen) == 3 and all(len(stage) == STEPS for stage in seen.values())
+    projector, everything = (name for name in seen if name.startswith("films"))
+    before, between, after = (
+        AutoModelForCausalLM.from_pretrained(finished / stage / "model").state_dict()
+        for stage in ("assembled", projector, everything)
+    )
+    changed = {name for name in before if not torch.equal(before[name], between[name])}
+    assert changed and all("multi_modal_projector" in name for name in changed)
+    unchanged = {name for name in between if torch.equal(between[name], after[name])}
+    assert not {name for name in unchanged if "beacon" in name or "embed_tokens" in name or "tower" in name} - {
+        name for name in unchanged if "post_layernorm" in name
+    }
+
+
+def test_stopped_and_gone_on_with_it_is_the_same(settings, finished, tmp_path, monkeypatch):
+    stopped = 0
+
+    def interrupt(self, args, state, control, **kwargs):
+        nonlocal stopped
+        if state.global_step == 2 and not stopped and "films" in args.output_dir:
+            stopped += 1
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("videoxl.training.callbacks.RunLog.on_step_begin", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Recipe(settings, tmp_path, seed=0).run()
+    assert not (tmp_path / "checkpoint").exists()
+    Recipe(settings, tmp_path, seed=0).run()
+    assert stopped == 1
+    for name, values in losses(finished).items():
+        np.testing.assert_allclose(losses(tmp_path)[name], values, rtol=1e-5)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(settings, finished):
+    with pytest.raises(ValueError, match="another recipe or seed"):
+        Recipe(settings, finished, seed=1).run()
+
+
+def test_the_command_needs_a_folder(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "--output" in capsys.readouterr().err
+
+
+def test_single_frames_are_what_they_say():
+    rows = SingleFrames(200, seed=0)
+    classes = np.array([[rows[index]["sign"], rows[index]["colour"]] for index in range(200)])
+    assert 0.1 < (classes[:, 0] == NO_SIGN).mean() < 0.3 and len(np.unique(classes[:, 0])) > 30
+    for sign, colour in classes:
+        kind, value = SIGNS[sign] if sign < NO_SIGN else ("anomaly", "")
+        assert (colour == NO_COLOUR) == (kind == "anomaly")
+        if colour < NO_COLOUR:
+            assert list(COLOURS)[colour] in colours_of("train", kind, value)
+    again = SingleFrames(200, seed=0)[137]
+    assert torch.equal(again["pixels"], rows[137]["pixels"])
+
+
+def test_a_frame_reader_sees_what_the_processor_makes():
+    rows = [SingleFrames(4, 1)[index] for index in range(4)]
+    batch = FrameCollator()(rows)
+    made = image_processor()([row["pixels"].numpy() for row in rows], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batch["pixel_values"], made, rtol=0, atol=1e-5)
+    reader = FrameReader(vision_config(32, 1))
+    assert reader(**batch)["loss"].item() == pytest.approx(np.log(NO_SIGN + 1) + np.log(NO_COLOUR + 1), rel=0.2)
+
+
+def test_rows_of_a_batch_go_together(finished):
+    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
+    rows = TaskRows(6, 3, (2, 32), 2, seed=5, processor=processor)
+    assert len(rows) == 18
+    lengths = [[len(rows[3 * batch + n]["pixel_values_videos"]) for n in range(3)] for batch in range(6)]
+    assert all(len(set(batch)) == 1 for batch in lengths) and len({batch[0] for batch in lengths}) > 2
+    assert all(2 <= batch[0] <= 32 for batch in lengths)
+    assert len({rows[index]["ratio_key"] for index in range(18)}) == 6
+    assert rows[4]["conversations"] == TaskRows(6, 3, (2, 32), 2, seed=5, processor=processor)[4]["conversations"]
+    assert rows[4]["conversations"] != TaskRows(6, 3, (2, 32), 2, seed=6, processor=processor)[4]["conversations"]
+
+
+def test_conversations_and_films_in_words():
+    star = Needle("symbol", "star", "red", 1)
+    film = Film(0, 6, ((1, star), (2, Needle("number", "7", "blue", 1)), (4, Needle("anomaly", "static"))))
+    assert told(film) == ". star red number 7 blue. static."
+    questions = draw_sample("train", 3, 64, questions=4).questions
+    conversation = turns(questions, np.random.default_rng(0), "<image>")
+    assert conversation[0]["value"].startswith("<image>\n") and "<image>" not in conversation[2]["value"]
+    assert [turn["from"] for turn in conversation[:2]] == ["human", "gpt"]
+    for asked, said in zip(conversation[::2], conversation[1::2]):
+        text = asked["value"].removeprefix("<image>\n")
+        assert any((text, said["value"]) == (q.prompt(way), q.reply(way)) for q in questions for way in (0, 1))
+
+
+def test_the_tokenizer_writes_anything_and_keeps_letters_apart():
+    tokenizer = train_tokenizer(sentences("train", 30))
+    for text in ("Best option: (B)", "Grüße, 你好 🎬\n\tfn(x) = 42;", "the letter K"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.tokenize("Best option: (B)")[-3:] == [*tokenizer.tokenize("Best option: (")[-1:], "B", ")"]
