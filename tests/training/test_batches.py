@@ -7,7 +7,7 @@ from conftest import film, row
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from videoxl.demo import draw_video
+from videoxl.synthetic.films import Film, write_film
 from videoxl.training.collator import VideoXLCollator
 
 
@@ -101,10 +101,10 @@ def test_over_the_cap_frames_are_evenly_spread(processor):
 
 
 def test_video_files_are_sampled_by_the_second(processor, tmp_path):
-    """The demo's film runs at 12 frames a second or so: at 2 a second, every sixth; over the cap, evenly spread."""
-    draw_video(tmp_path / "ball.mp4")
-    one = [row("a", "<image>", "Yes.", video=str(tmp_path / "ball.mp4"))]
-    read = processor.video_processor(str(tmp_path / "ball.mp4"), do_sample_frames=False)
+    """Of 25 frames a second, 2 a second are every twelfth; over the cap they are evenly spread."""
+    path = str(write_film(Film(1, 150), tmp_path / "film.mp4", rate=25))
+    one = [row("a", "<image>", "Yes.", video=path)]
+    read = processor.video_processor(path, do_sample_frames=False)
     every, rate = read["pixel_values_videos"][0], read["video_metadata"][0].fps
     sampled = VideoXLCollator(processor, fps=2.0)(one)["pixel_values_videos"][0]
     assert torch.equal(sampled, every[:: round(rate / 2)])
