@@ -76,9 +76,8 @@ def test_every_stage_learned_something_else(finished):
     changed = {name for name in before if not torch.equal(before[name], between[name])}
     assert changed and all("multi_modal_projector" in name for name in changed)
     unchanged = {name for name in between if torch.equal(between[name], after[name])}
-    assert not {name for name in unchanged if "beacon" in name or "embed_tokens" in name or "tower" in name} - {
-        name for name in unchanged if "post_layernorm" in name
-    }
+    # Nothing reads CLIP's last norm, nor what the last layer's VSTs would look for: of them only keys and values count.
+    assert all("post_layernorm" in name or "layers.1.self_attn.beacon_q_proj" in name for name in unchanged)
 
 
 def test_stopped_and_gone_on_with_it_is_the_same(settings, finished, tmp_path, monkeypatch):
