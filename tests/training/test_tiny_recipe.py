@@ -76,7 +76,7 @@ def test_every_stage_learned_something_else(finished):
     changed = {name for name in before if not torch.equal(before[name], between[name])}
     assert changed and all("multi_modal_projector" in name for name in changed)
     unchanged = {name for name in between if torch.equal(between[name], after[name])}
-    # Nothing reads CLIP's last norm, nor what the last layer's VSTs would look for: of them only keys and values count.
+    # Nothing reads CLIP's last norm, nor the last layer's VSTs' queries: of those VSTs only keys and values count.
     assert all("post_layernorm" in name or "layers.1.self_attn.beacon_q_proj" in name for name in unchanged)
 
 
