@@ -98,7 +98,8 @@ def _configuration(text, vision, tokenizer, window, ratios, settings: dict) -> V
     fields["vocab_size"] = max(text.config.vocab_size, first + 2)
     fields |= {"eos_token_id": tokenizer.get_added_vocab()[TURN_END], "beacon_ratio": list(ratios)}
     common = {
-        "vision_config": vision.config.to_dict(),
+        # where it was loaded from is a matter of this machine
+        "vision_config": {k: v for k, v in vision.config.to_dict().items() if k != "_name_or_path"},
         "image_token_id": first,
         "video_token_id": first + 1,
         "tie_word_embeddings": text.config.tie_word_embeddings,

@@ -88,6 +88,11 @@ def test_it_goes_through_pipeline_and_training(assembled, tmp_path):
     assert changed == {name for name in before if "projector" in name}
 
 
+def test_no_folder_of_this_machine_travels_with_it(assembled, parents):
+    said = "".join(path.read_text() for path in assembled.glob("*.json"))
+    assert str(parents[0].parent) not in said and "vision_config" in said
+
+
 def test_another_seed_is_another_projector_and_nothing_else(assembled, parents, tmp_path):
     arguments = [*map(str, parents), "--window", "32", "--ratios", "2,16", "--feature-layer", "-1"]
     assert main(["assemble", *arguments[:2], str(tmp_path / "other"), *arguments[2:], "--seed", "1"]) == 0
