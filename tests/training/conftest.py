@@ -2,9 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
+from training_rows import film, row
 from transformers import AutoProcessor
 
 from videoxl.convert.checkpoint_conversion import convert_checkpoint
@@ -21,17 +21,6 @@ def checkpoint(authors_checkpoint, tmp_path_factory):
 @pytest.fixture(scope="session")
 def processor(checkpoint):
     return AutoProcessor.from_pretrained(checkpoint)
-
-
-def film(frames, seed=0):
-    """A film of random frames, uint8 [F, 60, 60, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (frames, 60, 60, 3), dtype=np.uint8)
-
-
-def row(name, *texts, **more):
-    """A row whose texts are those of human and gpt in turn."""
-    turns = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
-    return {"id": name, "conversations": turns, **more}
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import datasets
 import numpy as np
 import pytest
-from conftest import row
 from torch.utils.data import Dataset
+from training_rows import row
 
 from videoxl.training.annotations import read_annotations
 from videoxl.training.sampling import grouped_order, row_groups

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import film, row
+from training_rows import film, row
 from transformers import (
     AutoModelForCausalLM,
     AutoProcessor,

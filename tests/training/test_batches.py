@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import film, row
 from PIL import Image
+from training_rows import film, row
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from videoxl.synthetic.films import Film, write_film

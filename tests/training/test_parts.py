@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import film, row
+from training_rows import film, row
 from transformers import AutoModelForCausalLM
 
 from videoxl.training.parts import ALL_PARTS, LoraSettings, train_only, with_adapters

@@ -65,6 +65,13 @@ def test_ends_in_a_checkpoint_that_answers(finished):
     assert tokens.shape[1] <= inputs["input_ids"].shape[1] + 3
 
 
+def test_the_checkpoint_names_no_folder_of_this_machine(finished):
+    said = "".join(
+        path.read_text() for path in (finished / "checkpoint").glob("*.json") if path.name != "finished.json"
+    )
+    assert str(finished) not in said and "vision_config" in said
+
+
 def test_every_stage_learned_something_else(finished):
     seen = losses(finished)
     assert len(seen) == 3 and all(len(stage) == STEPS for stage in seen.values())
