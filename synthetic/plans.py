@@ -1,5 +1,6 @@
 """What a film shows, and when: drawn from a seed, for one split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,24 +47,34 @@ def make_needle(rng: np.random.Generator, split: str, kind: str, value: str | No
     return Needle(kind, value, colour, int(rng.integers(2**40)))
 
 
-def draw_plan(rng: np.random.Generator, split: str, frames: int, family: str | None = None) -> Plan:
+def draw_plan(
+    rng: np.random.Generator,
+    split: str,
+    frames: int,
+    family: str | None = None,
+    among: Sequence[str] | None = None,
+    cards: int = MOST_CARDS,
+) -> Plan:
     """
-    The needles of one film of `frames` frames: up to seven cards, one of them perhaps several times, at most one
+    The needles of one film of `frames` frames: up to `cards` cards, one of them perhaps several times, at most one
     advertisement and at most one anomaly; as many as leave half of the frames alone.
 
     Args:
         family: of tasks, which the film must serve: what is asked for is then more often there.
+        among: the families that will be asked of; needles of the others' kinds are left out. By default all.
+        cards: how many, those shown several times aside.
     """
     room = max(1, frames // 2)
     wanted: list[Needle] = []
-    if rng.random() < (0.5 if family == "advertisement" else 0.25):
+    asked = ("advertisement", "anomaly", "counting") if among is None else among
+    if "advertisement" in asked and rng.random() < (0.5 if family == "advertisement" else 0.25):
         wanted.append(make_needle(rng, split, "advertisement"))
-    if rng.random() < (0.5 if family == "anomaly" else 0.2):
+    if "anomaly" in asked and rng.random() < (0.5 if family == "anomaly" else 0.2):
         wanted.append(make_needle(rng, split, "anomaly"))
-    if rng.random() < (0.75 if family == "counting" else 0.25):
+    if "counting" in asked and rng.random() < (0.75 if family == "counting" else 0.25):
         wanted += _repeated(rng, split)
     least = {"ordering": 4, "retrieval": 2, "time": 2}.get(family, 0)
-    for _ in range(int(rng.integers(least, MOST_CARDS + 1))):
+    for _ in range(int(rng.integers(min(least, cards), cards + 1))):
         wanted.append(make_needle(rng, split, str(rng.choice(CARDS))))
     if family is None or len(wanted) > room:
         rng.shuffle(wanted)

@@ -59,8 +59,8 @@ class Question:
         if multiple_choice:
             return re.match(rf"\s*\(?{OPTION_LETTERS[self.correct]}\b", reply) is not None
         if self.per_cent is not None:
-            said = re.search(r"\d+", reply)
-            return said is not None and abs(int(said.group()) - self.per_cent) <= TOLERANCE
+            said = re.findall(r"\d+(?=\s*(?:per cent|%))", reply) or re.findall(r"\d+", reply)
+            return bool(said) and abs(int(said[0]) - self.per_cent) <= TOLERANCE
         return _words(reply) == _words(self.answer)
 
 
@@ -115,21 +115,21 @@ def _retrieval(rng: np.random.Generator, plan: Plan) -> list[Question]:
         shown = plan.of_kind(kind)
         if len(shown) == 1:
             value = shown[0][1].value
-            others = [_name(kind, other) for other in _some(rng, VALUES[kind], 3, [value])]
+            others = _some(rng, VALUES[kind], 3, [value])
             others[-1] = str(rng.choice([others[-1], NONE_SHOWN]))
-            name = _name(kind, value)
-            made.append(_ask(rng, "retrieval", "which", _start(name), name, others, kind=kind))
+            made.append(_ask(rng, "retrieval", "which", _start(_name(kind, value)), value, others, kind=kind))
     for _, needle in _unique(plan):
         others = _some(rng, tuple(COLOURS), 3, [needle.colour])
         others[-1] = str(rng.choice([others[-1], NOT_SHOWN]))
-        answer = f"The card was {needle.colour}."
+        answer = _start(f"{needle.name} was on {needle.colour}")
         made.append(_ask(rng, "retrieval", "colour", answer, needle.colour, others, name=needle.name))
     for colour in COLOURS:
         shown = [needle for _, needle in plan.cards if needle.colour == colour]
         if len(shown) == 1:
             kind = str(rng.choice(CARDS))
-            others = [_name(kind, value) for value in _some(rng, VALUES[kind], 3, [shown[0].value])]
-            made.append(_ask(rng, "retrieval", "card", _start(shown[0].name), shown[0].name, others, colour=colour))
+            others = _some(rng, VALUES[kind], 3, [shown[0].value])
+            answer = f"The {colour} card showed {shown[0].name}."
+            made.append(_ask(rng, "retrieval", "card", answer, shown[0].value, others, colour=colour))
     return made
 
 
@@ -140,38 +140,39 @@ def _ordering(rng: np.random.Generator, plan: Plan) -> list[Question]:
         if len(cards) >= count:
             chosen = [cards[place] for place in rng.permutation(len(cards))[:count]]
             names = [needle.name for _, needle in chosen]
-            in_order = [needle.name for _, needle in sorted(chosen, key=lambda card: card[0])]
+            in_order = [needle for _, needle in sorted(chosen, key=lambda card: card[0])]
             listed = f"{', '.join(names[:-1])} or {names[-1]}"
             which = str(rng.choice(["first", "last"]))
-            name = in_order[0 if which == "first" else -1]
-            rest = [other for other in names if other != name]
-            made.append(_ask(rng, "ordering", which, _start(name), name, rest, names=listed))
+            asked = in_order[0 if which == "first" else -1]
+            rest = [needle.value for _, needle in chosen if needle is not asked]
+            made.append(_ask(rng, "ordering", which, _start(asked.name), asked.value, rest, names=listed))
             if count == 3:
                 made.append(_put_in_order(rng, names, in_order))
     return made
 
 
-def _put_in_order(rng: np.random.Generator, names: list[str], in_order: list[str]) -> Question:
-    orders = [", ".join(names[place] for place in rng.permutation(3)) for _ in range(24)]
-    right = ", ".join(in_order)
+def _put_in_order(rng: np.random.Generator, names: list[str], in_order: list[Needle]) -> Question:
+    orders = [", ".join(in_order[place].value for place in rng.permutation(3)) for _ in range(24)]
+    right = ", ".join(needle.value for needle in in_order)
     others = list(dict.fromkeys(order for order in orders if order != right))[:3]
-    return _ask(rng, "ordering", "order", _start(right), right, others, names=", ".join(names))
+    answer = _start(", ".join(needle.name for needle in in_order))
+    return _ask(rng, "ordering", "order", answer, right, others, names=", ".join(names))
 
 
 def _counting(rng: np.random.Generator, plan: Plan) -> list[Question]:
     made = []
     for kind, value in dict.fromkeys((needle.kind, needle.value) for _, needle in plan.cards):
         count = len(plan.times(kind, value))
-        others = [_times(int(n)) for n in _some(rng, [str(n) for n in range(1, 7)], 3, [str(count)])]
-        answer = f"It was shown {_times(count)}."
-        made.append((count, _ask(rng, "counting", "often", answer, _times(count), others, name=_name(kind, value))))
+        others = _some(rng, [str(n) for n in range(1, 7)], 3, [str(count)])
+        name = _name(kind, value)
+        answer = _start(f"{name} was shown {_times(count)}")
+        made.append((count, _ask(rng, "counting", "often", answer, str(count), others, name=name)))
     for kind in CARDS:
         count = len(plan.of_kind(kind))
         if 1 <= count <= 6:
             others = _some(rng, [str(n) for n in range(1, 7)], 3, [str(count)])
-            made.append(
-                (count, _ask(rng, "counting", "many", f"There were {count}.", str(count), others, kinds=f"{kind}s"))
-            )
+            answer = f"There were {kind}s: {count}."
+            made.append((count, _ask(rng, "counting", "many", answer, str(count), others, kinds=f"{kind}s")))
     # Most values are shown once: of those questions one is enough beside the others.
     once = [question for count, question in made if count == 1]
     return [question for count, question in made if count > 1] + once[:1]
@@ -186,9 +187,9 @@ def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
     for place, needle in _unique(plan):
         third = third_of(place, plan.frames)
         if third is not None:
-            rest = [f"in the {other} third" for other in THIRDS if other != third]
-            option = f"in the {third} third"
-            made.append(_ask(rng, "time", "part", _start(option), option, rest, name=needle.name))
+            answer = _start(f"{needle.name} was in the {third} third")
+            rest = [_third(other) for other in THIRDS if other != third]
+            made.append(_ask(rng, "time", "part", answer, _third(third), rest, name=needle.name))
         if plan.frames >= 10:
             share = round(100 * place / (plan.frames - 1))
             near = round(share / 10) * 10
@@ -196,10 +197,15 @@ def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
             apart = [value for value in range(0, 101, 10) if abs(value - near) >= 20]
             picked = sorted(rng.permutation(apart)[:8].tolist())
             others = [value for n, value in enumerate(picked) if n == 0 or value - picked[n - 1] >= 20]
-            others = [f"at about {value} per cent" for value in rng.permutation(others)[:3]]
-            option = f"at about {near} per cent"
-            made.append(_ask(rng, "time", "when", _start(option), option, others, per_cent=share, name=needle.name))
+            others = [f"{value} per cent" for value in rng.permutation(others)[:3]]
+            option = f"{near} per cent"
+            answer = _start(f"{needle.name} was at about {option}")
+            made.append(_ask(rng, "time", "when", answer, option, others, per_cent=share, name=needle.name))
     return made
+
+
+def _third(name: str) -> str:
+    return f"{name} third"
 
 
 def third_of(place: int, frames: int) -> str | None:
@@ -212,14 +218,13 @@ def third_of(place: int, frames: int) -> str | None:
 
 def _advertisement(rng: np.random.Generator, plan: Plan) -> list[Question]:
     shown = plan.of_kind("advertisement")
-    none = "there is none"
+    none = "none"
     if not shown:
-        others = [f"yes, for {product}" for product in _some(rng, VALUES["advertisement"], 3)]
+        others = _some(rng, VALUES["advertisement"], 3)
         return [_ask(rng, "advertisement", "advertisement", "No, there is none.", none, others)]
     product = shown[0][1].value
-    others = [f"yes, for {other}" for other in _some(rng, VALUES["advertisement"], 2, [product])]
-    answer = f"Yes, for {product}."
-    return [_ask(rng, "advertisement", "advertisement", answer, f"yes, for {product}", [*others, none])]
+    others = [*_some(rng, VALUES["advertisement"], 2, [product]), none]
+    return [_ask(rng, "advertisement", "advertisement", f"Yes, for {product}.", product, others)]
 
 
 def _anomaly(rng: np.random.Generator, plan: Plan) -> list[Question]:
@@ -233,9 +238,9 @@ def _anomaly(rng: np.random.Generator, plan: Plan) -> list[Question]:
     made = [_ask(rng, "anomaly", "anomaly", _start(_an(needle.value)), _an(needle.value), [*others, nothing])]
     third = third_of(place, plan.frames)
     if third is not None:
-        rest = [f"in the {other} third" for other in THIRDS if other != third]
-        option = f"in the {third} third"
-        made.append(_ask(rng, "anomaly", "anomaly_when", _start(option), option, [*rest, "never"]))
+        answer = f"In the {third} third."
+        rest = [_third(other) for other in THIRDS if other != third]
+        made.append(_ask(rng, "anomaly", "anomaly_when", answer, _third(third), [*rest, "never"]))
     return made
 
 
@@ -258,7 +263,7 @@ def _absence(rng: np.random.Generator, plan: Plan) -> list[Question]:
         made.append(_ask(rng, "absence", "was", answer, options[there], [options[not there]], name=_name(kind, value)))
     for kind in CARDS:
         if not plan.of_kind(kind):
-            others = [_name(kind, value) for value in _some(rng, VALUES[kind], 3)]
+            others = _some(rng, VALUES[kind], 3)
             made.append(_ask(rng, "absence", "which", f"No {kind} was shown.", NONE_SHOWN, others, kind=kind))
     others = _some(rng, tuple(COLOURS), 3)
     made.append(_ask(rng, "absence", "colour", "It was not shown.", "it was not shown", others, name=_name(*missing)))

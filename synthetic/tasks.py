@@ -1,14 +1,14 @@
 """Films with questions: the tasks of training, validation and test, each a function of its split and number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .films import Film
 from .needles import CARDS, SPLITS, VALUES
-from .plans import Plan, draw_plan, make_needle
-from .questions import MAKERS, Question
+from .plans import MOST_CARDS, Plan, draw_plan, make_needle
+from .questions import MAKERS, Question, describe
 
 FAMILIES = tuple(MAKERS)
 SHORTEST_ASKED = 10  # frames, from which on every family finds enough in a film
@@ -37,7 +37,15 @@ def _check_frames(frames: int) -> None:
         raise ValueError(f"frames={frames}: a film has at least 1")
 
 
-def draw_sample(split: str, number: int, frames: int, family: str | None = None, questions: int = 1) -> Sample:
+def draw_sample(
+    split: str,
+    number: int,
+    frames: int,
+    family: str | None = None,
+    questions: int = 1,
+    among: Sequence[str] = FAMILIES,
+    cards: int = MOST_CARDS,
+) -> Sample:
     """
     Film `number` of a split, with questions.
 
@@ -47,27 +55,31 @@ def draw_sample(split: str, number: int, frames: int, family: str | None = None,
         frames: how many it has.
         family: one of [`FAMILIES`], which all questions are of; by default each question's is drawn.
         questions: how many are asked at most; a film may give occasion for fewer, but always for one.
+        among: the families that are drawn from, where `family` names none.
+        cards: of a film at most, those shown several times aside.
 
     Raises:
         ValueError: for an unknown split or family, or a film too short for the family.
     """
     _check_frames(frames)
-    if family is not None and family not in FAMILIES:
-        raise ValueError(f"family={family!r}: give one of {FAMILIES}")
+    families = (family,) if family is not None else tuple(among)
+    unknown = [name for name in families if name not in FAMILIES]
+    if unknown or not families:
+        raise ValueError(f"family={unknown[0] if unknown else families!r}: give one of {FAMILIES}")
     if family is not None and frames < SHORTEST_ASKED:
         raise ValueError(f"frames={frames}: a film of one family needs at least {SHORTEST_ASKED}")
     rng = sample_rng(split, number, frames)
     seed = int(rng.integers(2**40))
     while True:
-        plan = draw_plan(rng, split, frames, family)
-        asked = _questions(rng, plan, family, questions)
+        plan = draw_plan(rng, split, frames, family, None if family else among, cards)
+        asked = _questions(rng, plan, families, questions)
         if asked:
             return Sample(f"{split}-{number}-{frames}", Film(seed, frames, plan.needles), asked)
 
 
-def _questions(rng: np.random.Generator, plan: Plan, family: str | None, count: int) -> tuple[Question, ...]:
+def _questions(rng: np.random.Generator, plan: Plan, families: Sequence[str], count: int) -> tuple[Question, ...]:
     """Questions of families taken in turn, in an order that is drawn."""
-    made = {name: make(rng, plan) for name, make in MAKERS.items() if family in (None, name)}
+    made = {name: make(rng, plan) for name, make in MAKERS.items() if name in families}
     for found in made.values():
         rng.shuffle(found)
     chosen: list[Question] = []
@@ -103,7 +115,9 @@ def needle_sample(split: str, number: int, frames: int, depth: float) -> Sample:
 def sentences(split: str, count: int) -> Iterator[str]:
     """Questions and answers as plain texts, of which a tokenizer learns its words."""
     for number in range(count):
-        for question in draw_sample(split, number, 40, questions=12).questions:
+        sample = draw_sample(split, number, 40, questions=12)
+        description = describe(sample_rng(split, number, 2), Plan(split, 40, sample.film.needles))
+        for question in (*sample.questions, description):
             yield f"{question.prompt(True)}\n{question.reply(True)}\n{question.prompt(False)}\n{question.answer}"
 
 

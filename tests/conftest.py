@@ -12,9 +12,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPVisionModel, Qwen2ForCausalLM
+from transformers import CLIPVisionModel, Qwen2ForCausalLM, pipeline
 
 import videoxl.tiny as tiny_place
+from videoxl.convert.checkpoint_conversion import convert_checkpoint
 from videoxl.synthetic.tasks import sentences
 from videoxl.training import tiny_parts
 from videoxl.training.assembly import assemble
@@ -71,6 +72,20 @@ def golden_tensors():
 def authors_checkpoint():
     """The small checkpoint in the authors' layout; its `clip` folder stands for the vision tower's repository."""
     return CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def checkpoint(authors_checkpoint, tmp_path_factory):
+    """The goldens' checkpoint, converted; its generation_config.json samples, as the published one does."""
+    dest = tmp_path_factory.mktemp("converted") / "model"
+    convert_checkpoint(authors_checkpoint, dest, vision_tower=authors_checkpoint / "clip")
+    assert json.loads((dest / "generation_config.json").read_text())["do_sample"] is True
+    return dest
+
+
+@pytest.fixture(scope="session")
+def pipe(checkpoint):
+    return pipeline("video-question-answering", model=str(checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="session")

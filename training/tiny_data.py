@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 from videoxl.synthetic.backgrounds import Background
 from videoxl.synthetic.films import FRAME_SIZE, Film
 from videoxl.synthetic.needles import COLOURS, VALUES, overlay
-from videoxl.synthetic.plans import Plan, make_needle
-from videoxl.synthetic.questions import Question, describe
-from videoxl.synthetic.tasks import Sample, draw_sample, sample_rng
+from videoxl.synthetic.plans import MOST_CARDS, Plan, make_needle
+from videoxl.synthetic.questions import OPTION_LETTERS, Question, describe
+from videoxl.synthetic.tasks import FAMILIES, Sample, draw_sample, sample_rng
 
 SIGNS = tuple((kind, value) for kind, values in VALUES.items() for value in values)
 NO_SIGN, NO_COLOUR = len(SIGNS), len(COLOURS)  # the classes of a frame without a needle
@@ -69,18 +69,17 @@ def turns(questions: Sequence[Question], rng: np.random.Generator, opening: str)
     """
     A conversation in the authors' format, `opening` before its first question.
 
-    A question is asked openly, or as multiple choice, or first openly and then as multiple choice: what has been said
-    once is easily found among options, and who can do that learns to do it with what has only been seen.
+    A question is asked openly, or as multiple choice, or as multiple choice and answered in words before the letter:
+    what has just been said is easily found among options, and who can do that learns to do it with what was only seen.
     """
-    asked: list[tuple[Question, bool]] = []
-    for question in questions:
-        ways = ((False,), (True,), (False, True))[int(rng.integers(3))] if len(question.options) > 1 else (False,)
-        asked += [(question, multiple_choice) for multiple_choice in ways]
     conversation = []
-    for number, (question, multiple_choice) in enumerate(asked):
-        text = question.prompt(multiple_choice)
+    for number, question in enumerate(questions):
+        way = int(rng.integers(3)) if len(question.options) > 1 else 0
+        text, reply = question.prompt(way > 0), question.reply(way == 1)
+        if way == 2:
+            reply += f" ({OPTION_LETTERS[question.correct]})"
         conversation.append({"from": "human", "value": text if number else f"{opening}\n{text}"})
-        conversation.append({"from": "gpt", "value": question.reply(multiple_choice)})
+        conversation.append({"from": "gpt", "value": reply})
     return conversation
 
 
@@ -98,6 +97,7 @@ class TaskRows(Dataset):
         as_text: tell the films in words, instead of showing them.
         processor: makes `pixel_values_videos` of the frames; not needed with `as_text`.
         split: of the synthetic world.
+        families, cards: of the films' questions, and how many cards a film shows; see [`draw_sample`].
     """
 
     def __init__(
@@ -110,7 +110,10 @@ class TaskRows(Dataset):
         as_text: bool = False,
         processor=None,
         split: str = "train",
+        families: Sequence[str] = FAMILIES,
+        cards: int = MOST_CARDS,
     ):
+        self.families, self.cards = families, cards
         self.batches, self.batch_size, self.frames, self.questions = batches, batch_size, frames, questions
         self.seed, self.as_text, self.processor, self.split = seed, as_text, processor, split
 
@@ -123,7 +126,10 @@ class TaskRows(Dataset):
         batch = index // self.batch_size
         frames = self.frames_of(batch)
         rng = sample_rng(self.split, self.seed, 5, index)
-        sample = draw_sample(self.split, int(rng.integers(2**60)), frames, questions=self.questions)
+        number = int(rng.integers(2**60))
+        sample = draw_sample(
+            self.split, number, frames, questions=self.questions, among=self.families, cards=self.cards
+        )
         opening = told(sample.film) if self.as_text else "<image>"
         questions = list(sample.questions)
         description = describe(rng, Plan(self.split, frames, sample.film.needles))

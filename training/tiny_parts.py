@@ -18,6 +18,7 @@ VOCABULARY = 1000
 # Words take their space along; signs of punctuation stand alone, so that "(B" at an answer's start is two tokens, the
 # first of them the end of the prompt.
 WORDS = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
+CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"  # what the chat template writes around texts
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -60,7 +61,7 @@ def text_config(vocab_size: int, hidden: int, layers: int) -> Qwen2Config:
         num_attention_heads=hidden // 32,
         num_key_value_heads=hidden // 64,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         max_position_embeddings=32768,
         # The usual 0.02 suits widths of thousands: at this one it leaves so little signal that for hundreds of steps
         # nothing is learned from what the projector sends.

@@ -23,7 +23,16 @@ from videoxl.synthetic.tasks import sentences
 from .assembly import assemble
 from .run import CONFIGS, last_checkpoint, read_config, run_training
 from .tiny_data import SingleFrames, TaskRows
-from .tiny_parts import FrameCollator, FrameReader, image_processor, text_config, train_tokenizer, vision_config
+from .tiny_parts import (
+    CHAT_WORDS,
+    FrameCollator,
+    FrameReader,
+    image_processor,
+    text_config,
+    train_tokenizer,
+    vision_config,
+)
+from .tiny_start import start_attention
 
 FINISHED = "finished.json"
 
@@ -86,11 +95,14 @@ class Recipe:
         (folder / FINISHED).write_text(json.dumps({"seconds": round(time.time() - start, 1), **(told or {})}))
 
     def _make_parts(self, folder: Path) -> None:
-        tokenizer = train_tokenizer(sentences("train", self.settings["tokenizer_films"]))
+        texts = sentences("train", self.settings["tokenizer_films"])
+        tokenizer = train_tokenizer(f"{CHAT_WORDS}\n{text}" for text in texts)
         tokenizer.save_pretrained(folder / "text")
         set_seed(self.seed)
         config = text_config(len(tokenizer), **self.settings["text"])
-        Qwen2ForCausalLM(config).save_pretrained(folder / "text")
+        model = Qwen2ForCausalLM(config)
+        start_attention(model, self.seed)
+        model.save_pretrained(folder / "text")
 
     def _train_vision(self, folder: Path) -> dict:
         stage = self.settings["vision"]
@@ -130,6 +142,7 @@ class Recipe:
             frames=tuple(stage["frames"]),
             questions=stage["questions"],
             seed=self.seed * 100 + number,
+            **{name: stage[name] for name in ("families", "cards") if name in stage},
             processor=AutoProcessor.from_pretrained(model),
         )
         config = {

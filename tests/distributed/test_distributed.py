@@ -13,18 +13,10 @@ from sharded_step import lesson, prepare
 
 from tests.conftest import ROOT
 from videoxl import VideoXLForCausalLM
-from videoxl.convert.checkpoint_conversion import convert_checkpoint
 
 HERE = Path(__file__).parent
 SECONDS = 120  # a dead-lock ends the test instead of holding it up
 ACCELERATE = ["accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(authors_checkpoint, tmp_path_factory):
-    dest = tmp_path_factory.mktemp("distributed") / "model"
-    convert_checkpoint(authors_checkpoint, dest, vision_tower=authors_checkpoint / "clip")
-    return dest
 
 
 def run(*command):

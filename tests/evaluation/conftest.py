@@ -2,23 +2,9 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, pipeline
-
-from videoxl.convert.checkpoint_conversion import convert_checkpoint
+from transformers import GenerationConfig
 
 PREFIX = "Best option: ("
-
-
-@pytest.fixture(scope="session")
-def checkpoint(authors_checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluation") / "model"
-    convert_checkpoint(authors_checkpoint, folder, vision_tower=authors_checkpoint / "clip")
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def pipe(checkpoint):
-    return pipeline("video-question-answering", model=checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="session")

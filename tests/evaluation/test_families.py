@@ -144,7 +144,7 @@ def test_films_take_families_and_lengths_in_turn_from_the_test_split():
     ],
 )
 def test_bad_settings_are_one_line_that_names_them(arguments, said, checkpoint, tmp_path, capsys):
-    command = ["eval", "families", "--model", checkpoint, "--output", str(tmp_path / "out")]
+    command = ["eval", "families", "--model", str(checkpoint), "--output", str(tmp_path / "out")]
     assert main([*command, *arguments]) == 1
     error = capsys.readouterr().err
     assert said in error
@@ -152,7 +152,18 @@ def test_bad_settings_are_one_line_that_names_them(arguments, said, checkpoint, 
 
 
 def test_the_command_prints_a_table_or_one_object(checkpoint, tmp_path, capsys):
-    command = ["eval", "families", "--model", checkpoint, "--output", str(tmp_path), "--frames", "10", "--films", "1"]
+    command = [
+        "eval",
+        "families",
+        "--model",
+        str(checkpoint),
+        "--output",
+        str(tmp_path),
+        "--frames",
+        "10",
+        "--films",
+        "1",
+    ]
     command += ["--ratios", "8", "--families", "anomaly"]
     assert main([*command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

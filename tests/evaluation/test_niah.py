@@ -312,7 +312,7 @@ def test_wrong_needles_are_named(case, checkpoint, tmp_path, capsys):
         entries[1] |= change
         change = entries
     (folder / "needles.json").write_text(json.dumps(change))
-    assert main(["eval", "niah", "--model", checkpoint, "--needles", str(folder)]) == 1
+    assert main(["eval", "niah", "--model", str(checkpoint), "--needles", str(folder)]) == 1
     error = capsys.readouterr().err
     assert said in error
     assert "needles.json" in error
@@ -336,7 +336,7 @@ def test_wrong_needles_are_named(case, checkpoint, tmp_path, capsys):
 )
 def test_bad_settings_are_one_line_that_names_them(arguments, said, checkpoint, tmp_path, capsys):
     output = tmp_path / "out"
-    assert main(["eval", "niah", "--model", checkpoint, "--output", str(output), *arguments]) == 1
+    assert main(["eval", "niah", "--model", str(checkpoint), "--output", str(output), *arguments]) == 1
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
@@ -355,7 +355,7 @@ def test_the_command_prints_one_object_and_names_its_folder_for_the_settings(
     checkpoint, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    command = ["eval", "niah", "--model", checkpoint, "--frames", "5", "--depths", "0,50.5", "--ratios", "2,4"]
+    command = ["eval", "niah", "--model", str(checkpoint), "--frames", "5", "--depths", "0,50.5", "--ratios", "2,4"]
     command += ["--questions", "1"]
     assert main([*command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

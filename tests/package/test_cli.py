@@ -19,11 +19,11 @@ def film(tmp_path_factory):
     return write_film(Film(1, 30), tmp_path_factory.mktemp("films") / "film.mp4")
 
 
-def test_ask_prints_what_the_pipeline_answers(film, converted, capsys):
-    arguments = ["ask", str(film), *QUESTIONS, "--model", str(converted), "--frames", "30", "--ratio", "4"]
+def test_ask_prints_what_the_pipeline_answers(film, checkpoint, capsys):
+    arguments = ["ask", str(film), *QUESTIONS, "--model", str(checkpoint), "--frames", "30", "--ratio", "4"]
     assert main([*arguments, "--max-new-tokens", "9", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    pipe = pipeline("video-question-answering", model=str(converted))
+    pipe = pipeline("video-question-answering", model=str(checkpoint))
     answers = pipe(video=str(film), question=QUESTIONS, num_frames=30, compression_ratio=4, max_new_tokens=9)
     assert [answer["answer"] for answer in printed["answers"]] == [answer["answer"] for answer in answers]
     assert [answer["question"] for answer in printed["answers"]] == QUESTIONS
@@ -48,18 +48,18 @@ def test_ask_prints_what_the_pipeline_answers(film, converted, capsys):
         (["ask", "FILM", "What?", "--ratio", "49"], "a window has 48 visual tokens"),
     ],
 )
-def test_bad_input_is_one_line_that_names_it(arguments, said, film, converted, capsys):
+def test_bad_input_is_one_line_that_names_it(arguments, said, film, checkpoint, capsys):
     arguments = [str(film) if argument == "FILM" else argument for argument in arguments]
-    assert main([*arguments, "--model", str(converted)]) == 1
+    assert main([*arguments, "--model", str(checkpoint)]) == 1
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
 
 
-def test_model_named_or_set_or_the_small_one(film, converted, tiny, monkeypatch, capsys):
+def test_model_named_or_set_or_the_small_one(film, checkpoint, tiny, monkeypatch, capsys):
     """--model before VIDEOXL_MODEL before the checkpoint that ships; they see 4 and 16 visual tokens in a frame."""
     seen = []
-    for variable, named in (("", []), (str(converted), []), (str(converted), ["--model", str(tiny)])):
+    for variable, named in (("", []), (str(checkpoint), []), (str(checkpoint), ["--model", str(tiny)])):
         monkeypatch.setenv("VIDEOXL_MODEL", variable)
         assert main(["ask", str(film), "What?", "--frames", "2", "--max-new-tokens", "1", "--json", *named]) == 0
         seen.append(json.loads(capsys.readouterr().out)["memory"]["visual_tokens_seen"])
@@ -99,10 +99,10 @@ def test_convert_check_and_export(authors_checkpoint, tmp_path, capsys):
     assert (tmp_path / "bundle" / "modeling_videoxl.py").is_file()
 
 
-def test_interrupted_command_says_so(converted, film, monkeypatch, capsys):
+def test_interrupted_command_says_so(checkpoint, film, monkeypatch, capsys):
     def interrupt(*arguments, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("videoxl.cli.load_pipeline", interrupt)
-    assert main(["ask", str(film), "What?", "--model", str(converted)]) == 130
+    assert main(["ask", str(film), "What?", "--model", str(checkpoint)]) == 130
     assert "Interrupted" in capsys.readouterr().err

@@ -19,10 +19,10 @@ LONG = {"convert", "assemble", "train", "eval"}
 PLACED = "import pathlib, sys, videoxl.tiny; videoxl.tiny.FOLDER = pathlib.Path(sys.argv[1])\n"
 
 
-def test_examples_run_in_order(converted, tiny, tmp_path):
+def test_examples_run_in_order(checkpoint, tiny, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(blocks) >= 4
-    shutil.copytree(converted, tmp_path / "path" / "to" / "converted")
+    shutil.copytree(checkpoint, tmp_path / "path" / "to" / "converted")
     write_film(Film(1, 30), tmp_path / "film.mp4")
     command = [sys.executable, "-c", PLACED + "\n".join(blocks), str(tiny)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -30,9 +30,9 @@ def test_examples_run_in_order(converted, tiny, tmp_path):
     assert "tokens seen" in done.stdout
 
 
-def test_commands_are_understood(converted, tiny, tmp_path, monkeypatch, capsys):
+def test_commands_are_understood(checkpoint, tiny, tmp_path, monkeypatch, capsys):
     """Every `videoxl` line of the README."""
-    shutil.copytree(converted, tmp_path / "path" / "to" / "converted")
+    shutil.copytree(checkpoint, tmp_path / "path" / "to" / "converted")
     write_film(Film(1, 30), tmp_path / "film.mp4")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VIDEOXL_MODEL", raising=False)

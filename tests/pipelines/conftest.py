@@ -10,8 +10,6 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, pipeline
 
-from videoxl.convert.checkpoint_conversion import convert_checkpoint
-
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "authors_tiny"
 TASK = "video-question-answering"
 NEW_TOKENS = 12
@@ -20,20 +18,6 @@ NO_END = 499  # an end token that the answers below do not hold, so that each ha
 
 
 HEADER = {"add_generation_prompt": True}
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    """The golden checkpoint, converted; its generation_config.json samples, as the published one does."""
-    folder = tmp_path_factory.mktemp("pipelines") / "model"
-    convert_checkpoint(FIXTURES / "checkpoint", folder, vision_tower=FIXTURES / "checkpoint" / "clip")
-    assert json.loads((folder / "generation_config.json").read_text())["do_sample"] is True
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pipe(checkpoint):
-    return pipeline(TASK, model=str(checkpoint), device="cpu")
 
 
 @pytest.fixture

@@ -4,27 +4,14 @@ import pytest
 from gradio_client import Client
 from transformers import pipeline
 
-from videoxl.convert.checkpoint_conversion import convert_checkpoint
 from videoxl.demo import find_real_video
 from videoxl.spaces_demo.app import build_app, launch
 
 
 @pytest.fixture(scope="session")
-def checkpoint(authors_checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("spaces_demo") / "model"
-    convert_checkpoint(authors_checkpoint, folder, vision_tower=authors_checkpoint / "clip")
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def pipe(checkpoint):
-    return pipeline("video-question-answering", model=checkpoint, device="cpu")
-
-
-@pytest.fixture(scope="session")
 def client(checkpoint):
     """A client of the app, which has a pipeline of its own."""
-    app = build_app(pipeline("video-question-answering", model=checkpoint, device="cpu"))
+    app = build_app(pipeline("video-question-answering", model=str(checkpoint), device="cpu"))
     _, url, _ = launch(app, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     client = Client(url, verbose=False)
     yield client

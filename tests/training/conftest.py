@@ -7,16 +7,6 @@ from PIL import Image
 from training_rows import film, row
 from transformers import AutoProcessor
 
-from videoxl.convert.checkpoint_conversion import convert_checkpoint
-
-
-@pytest.fixture(scope="session")
-def checkpoint(authors_checkpoint, tmp_path_factory):
-    """The golden checkpoint, converted."""
-    dest = tmp_path_factory.mktemp("training") / "model"
-    convert_checkpoint(authors_checkpoint, dest, vision_tower=authors_checkpoint / "clip")
-    return dest
-
 
 @pytest.fixture(scope="session")
 def processor(checkpoint):

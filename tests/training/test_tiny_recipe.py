@@ -5,15 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
 
 from videoxl.synthetic.films import Film
 from videoxl.synthetic.needles import COLOURS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, sentences
 from videoxl.training.run import read_config
 from videoxl.training.tiny_data import NO_COLOUR, NO_SIGN, SIGNS, SingleFrames, TaskRows, told, turns
-from videoxl.training.tiny_parts import FrameCollator, FrameReader, image_processor, train_tokenizer, vision_config
+from videoxl.training.tiny_parts import (
+    FrameCollator,
+    FrameReader,
+    image_processor,
+    text_config,
+    train_tokenizer,
+    vision_config,
+)
 from videoxl.training.tiny_recipe import Recipe, main
+from videoxl.training.tiny_start import start_attention
 
 STEPS = 3
 
@@ -161,7 +169,9 @@ def test_conversations_and_films_in_words():
     assert [turn["from"] for turn in conversation[:2]] == ["human", "gpt"]
     for asked, said in zip(conversation[::2], conversation[1::2]):
         text = asked["value"].removeprefix("<image>\n")
-        assert any((text, said["value"]) == (q.prompt(way), q.reply(way)) for q in questions for way in (0, 1))
+        ways = [(q.prompt(way), q.reply(way)) for q in questions for way in (0, 1)]
+        ways += [(q.prompt(True), f"{q.answer} ({'ABCD'[q.correct]})") for q in questions]
+        assert (text, said["value"]) in ways
 
 
 def test_the_tokenizer_writes_anything_and_keeps_letters_apart():
@@ -169,3 +179,27 @@ def test_the_tokenizer_writes_anything_and_keeps_letters_apart():
     for text in ("Best option: (B)", "Grüße, 你好 🎬\n\tfn(x) = 42;", "the letter K"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.tokenize("Best option: (B)")[-3:] == [*tokenizer.tokenize("Best option: (")[-1:], "B", ")"]
+
+
+def test_attention_starts_by_finding_what_was_named_before():
+    """Behind "A x, B y, C z … y:" a head of the second layer looks at y, for one of the first has looked one back."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(text_config(200, 128, 3))
+    model.set_attn_implementation("eager")
+    start_attention(model, seed=0)
+    hits = back = 0
+    for trial in range(40):
+        words = torch.randperm(180, generator=torch.Generator().manual_seed(trial))[:4] + 10
+        listed = [token for letter in range(4) for token in (letter, 5, int(words[letter]), 6)]
+        asked = trial % 4
+        first, second, _ = model(torch.tensor([[*listed, 7, int(words[asked]), 8]]), output_attentions=True).attentions
+        back += first[0, 0, -1, len(listed) + 1] / 40
+        hits += int(second[0, 0, -1, 2 : len(listed) : 4].argmax()) == asked
+    assert hits >= 19 and back > 0.3  # by chance 10, with a standard deviation of 2.7, and 0.05
+
+
+def test_another_shape_of_heads_is_refused():
+    config = text_config(50, 128, 1)
+    config.num_key_value_heads = 4
+    with pytest.raises(ValueError, match="4 heads on 4 of keys"):
+        start_attention(Qwen2ForCausalLM(config), seed=0)

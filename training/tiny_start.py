@@ -1,0 +1,106 @@
+"""How the small language model starts: with the attention that large ones come to by themselves, after many words.
+
+A model with plain random weights of this size learns in hundreds of thousands of questions nothing about finding again
+what has been named before. So its first layer starts with heads that look a few tokens back, and the next two with
+heads that look for what the first ones saw and hand on what those saw there: the "induction heads" that form early in
+every large language model (Olsson et al., 2022, "In-context Learning and Induction Heads"). Training goes on from
+there.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+TURNING = 8  # of a head's pairs of dimensions, the fastest, in which keys tell their places
+HEIGHT = 5.0  # of a key's bias there: what keys of words add is small beside it
+SHARPNESS = 2.0  # of the heads that match
+FINDING_LAYERS = (1, 2)
+QUIET = 0.1  # of usual: what untrained feed-forward layers write, which would else drown out the words
+QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
+
+
+class LookBack(NamedTuple):
+    """
+    A head that looks at what stands a number of tokens back.
+
+    Args:
+        distance: tokens.
+        pairs: first and last of the rotary pairs that it looks with: fast ones see sharply, slow ones a neighbourhood.
+        score: of the token at that distance, before the softmax.
+    """
+
+    distance: int
+    pairs: tuple[int, int]
+    score: float
+
+
+# One for each head of the first layer. Those named in READ are what the finding heads hand on, one for each key head:
+# an option's first word stands two tokens behind its letter, and a digit three.
+LOOKS = (LookBack(1, (0, 5), 26.0), LookBack(2, (0, 5), 26.0), LookBack(3, (0, 5), 26.0), LookBack(3, (2, 5), 14.0))
+READ = (1, 2)
+
+
+def start_attention(model: nn.Module, seed: int) -> None:
+    """
+    Sets the attention of an untrained Qwen2 as told above.
+
+    Args:
+        model: a Qwen2 for causal language modelling, of 2 or 4 heads, two to a head of keys; changed in place.
+        seed: of the subspaces that heads write to.
+
+    Raises:
+        ValueError: for a model of other heads.
+    """
+    config = model.config
+    heads = config.num_attention_heads
+    if heads not in (2, 4) or config.num_key_value_heads != heads // 2:
+        raise ValueError(f"{heads} heads on {config.num_key_value_heads} of keys: this start is for 2 on 1, or 4 on 2")
+    looks, read = LOOKS[:heads], READ[: heads // 2]
+    width, hidden = model.model.layers[0].self_attn.head_dim, config.hidden_size
+    generator = torch.Generator().manual_seed(seed)
+    seen = [_directions(hidden, width, generator) for _ in read]  # each [d, D]: what a key head sees of a word
+    noted = [_directions(hidden, width, generator) for _ in looks]  # each [d, D]: where a head writes what it saw
+    wordlike = config.initializer_range  # makes of a normalized word one as long as its embedding
+    with torch.no_grad():
+        for number, layer in enumerate(model.model.layers):
+            layer.mlp.down_proj.weight.mul_(QUIET)
+            attention = layer.self_attn
+            if number == 0:
+                _look_back(attention, looks, config.rope_parameters["rope_theta"])
+                attention.v_proj.weight.copy_(torch.cat(seen))
+                attention.o_proj.weight.copy_(torch.cat(noted).T * wordlike)
+            elif number in FINDING_LAYERS:
+                attention.k_proj.weight.copy_(torch.cat(seen) * SHARPNESS**0.5)
+                attention.q_proj.weight.copy_(torch.cat(noted) * SHARPNESS**0.5)
+                attention.v_proj.weight.copy_(torch.cat([noted[look] for look in read]))
+                words = torch.cat([seen[head // 2] for head in range(heads)])
+                attention.o_proj.weight.copy_(words.T * 2 * wordlike)
+            else:
+                attention.o_proj.weight.mul_(QUIET_ATTENTION)
+
+
+def _directions(hidden: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """[d, D], rows orthonormal."""
+    return torch.linalg.qr(torch.randn(hidden, width, generator=generator))[0].T
+
+
+def _look_back(attention: nn.Module, looks: Sequence[LookBack], theta: float) -> None:
+    """
+    Biases of keys and queries meet in a score that depends on their distance alone: the sum over rotary pairs of the
+    cosines of (distance - wanted distance) x speed.
+    """
+    width = attention.head_dim
+    half = width // 2
+    speeds = theta ** (-torch.arange(half) / half)
+    keys = attention.k_proj.bias.unflatten(0, (-1, width))  # [H_kv, d], a view
+    keys.zero_()
+    keys[:, :TURNING] = HEIGHT
+    queries = attention.q_proj.bias.unflatten(0, (-1, width))  # [H, d]
+    queries.zero_()
+    for query, look in zip(queries, looks):
+        pairs = torch.arange(look.pairs[0], look.pairs[1] + 1)
+        size = look.score * width**0.5 / HEIGHT / len(pairs)
+        query[pairs] = size * torch.cos(-look.distance * speeds[pairs])
+        query[half + pairs] = size * torch.sin(-look.distance * speeds[pairs])
