@@ -12,13 +12,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPVisionModel, Qwen2ForCausalLM, pipeline
+from transformers import pipeline
 
-import videoxl.tiny as tiny_place
+from videoxl import tiny_checkpoint
 from videoxl.convert.checkpoint_conversion import convert_checkpoint
-from videoxl.synthetic.tasks import sentences
-from videoxl.training import tiny_parts
-from videoxl.training.assembly import assemble
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = ROOT / "tests" / "fixtures" / "authors_tiny"
@@ -89,24 +86,6 @@ def pipe(checkpoint):
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """The small checkpoint's folder; while none ships, that of one like it with random weights, put in its place."""
-    if tiny_place.FOLDER.is_dir():
-        yield tiny_place.FOLDER
-        return
-    folder = tmp_path_factory.mktemp("shipped") / "videoxl_tiny"
-    _assemble_tiny(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_place, "FOLDER", folder)
-        yield folder
-
-
-def _assemble_tiny(folder):
-    torch.manual_seed(0)
-    tokenizer = tiny_parts.train_tokenizer(sentences("train", 20))
-    text, tower = folder.parent / "text", folder.parent / "tower"
-    tokenizer.save_pretrained(text)
-    Qwen2ForCausalLM(tiny_parts.text_config(len(tokenizer), 64, 1)).save_pretrained(text)
-    CLIPVisionModel(tiny_parts.vision_config(32, 1)).save_pretrained(tower)
-    tiny_parts.image_processor().save_pretrained(tower)
-    assemble(text, tower, folder, window=144, feature_layer=-1)
+def tiny():
+    """The small checkpoint's folder."""
+    return tiny_checkpoint()

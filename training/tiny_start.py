@@ -1,6 +1,6 @@
 """How the small language model starts: with the attention that large ones come to by themselves, after many words.
 
-A model with plain random weights of this size learns in hundreds of thousands of questions nothing about finding again
+A model with plain random weights of this size learns in tens of thousands of questions nothing about finding again
 what has been named before. So its first layer starts with heads that look a few tokens back, and the next two with
 heads that look for what the first ones saw and hand on what those saw there: the "induction heads" that form early in
 every large language model (Olsson et al., 2022, "In-context Learning and Induction Heads"). Training goes on from

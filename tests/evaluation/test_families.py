@@ -152,18 +152,8 @@ def test_bad_settings_are_one_line_that_names_them(arguments, said, checkpoint, 
 
 
 def test_the_command_prints_a_table_or_one_object(checkpoint, tmp_path, capsys):
-    command = [
-        "eval",
-        "families",
-        "--model",
-        str(checkpoint),
-        "--output",
-        str(tmp_path),
-        "--frames",
-        "10",
-        "--films",
-        "1",
-    ]
+    command = ["eval", "families", "--model", str(checkpoint), "--output", str(tmp_path)]
+    command += ["--frames", "10", "--films", "1"]
     command += ["--ratios", "8", "--families", "anomaly"]
     assert main([*command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
