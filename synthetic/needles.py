@@ -31,6 +31,8 @@ VALUES = {
     "anomaly": ANOMALIES,
 }
 CARDS = ("number", "letter", "symbol")  # the kinds that are shown on a coloured card
+OTHER_SIGNS = "OISBZGQ?!%&@#+<>"
+UNNAMED = 110  # from every named colour, as the sum of differences over red, green and blue
 SPLITS = ("train", "validation", "test")
 
 
@@ -82,22 +84,52 @@ def overlay(frame: np.ndarray, needle: Needle) -> np.ndarray:
     rng = np.random.default_rng([needle.look, 11])
     if needle.kind == "anomaly":
         return _anomaly(needle.value, frame.shape, rng)
-    picture = Image.fromarray(frame)
+    side = min(frame.shape[:2])
     if needle.kind == "advertisement":
-        card = _advertisement(needle, min(picture.size), rng)
-    else:
-        card = _card(needle, min(picture.size), rng)
+        return _pasted(frame, _advertisement(needle, side, rng), rng)
+    return _pasted(frame, _card(needle.kind, needle.value, COLOURS[needle.colour], side, rng), rng)
+
+
+def overlay_practice_card(frame: np.ndarray, look: int, kind: str, value: str, colour: str) -> np.ndarray:
+    """
+    A card that no film shows: on a plate of a colour without a name, or with a sign that is no needle's.
+
+    Every value has colours that training never shows it in. Who learns from films' cards alone learns that as well,
+    and reads such a card wrongly; from these, signs and colours are learned each by itself.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        look: seed of place, size, tilt, style, and of what is not given.
+        kind, value: of the sign; "" for another one.
+        colour: of the plate, a key of `COLOURS`; "" for another one.
+    """
+    rng = np.random.default_rng([look, 13])
+    plate = COLOURS[colour] if colour else _unnamed_colour(rng)
+    if not value:
+        kind, value = "letter", str(rng.choice(list(OTHER_SIGNS)))
+    return _pasted(frame, _card(kind, value, plate, min(frame.shape[:2]), rng), rng)
+
+
+def _unnamed_colour(rng: np.random.Generator) -> tuple[int, ...]:
+    while True:
+        colour = rng.integers(0, 256, 3)
+        if min(np.abs(colour - named).sum() for named in np.array(list(COLOURS.values()))) > UNNAMED:
+            return tuple(colour.tolist())
+
+
+def _pasted(frame: np.ndarray, card: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    picture = Image.fromarray(frame)
     room = [max(0, whole - part) for whole, part in zip(picture.size, card.size)]
     place = tuple(int(rng.uniform(0, 1) * gap) for gap in room)
     picture.paste(card, place, card)
     return np.array(picture)
 
 
-def _card(needle: Needle, side: int, rng: np.random.Generator) -> Image.Image:
-    """RGBA: a plate of the needle's colour with its sign, tilted a little."""
+def _card(kind: str, value: str, colour: tuple[int, ...], side: int, rng: np.random.Generator) -> Image.Image:
+    """RGBA: a plate of a colour with a sign, tilted a little."""
     size = int(side * rng.uniform(0.6, 0.95))
     shade = rng.uniform(-14, 14, 3)
-    plate = tuple(int(np.clip(value + change, 0, 255)) for value, change in zip(COLOURS[needle.colour], shade))
+    plate = tuple(int(np.clip(value + change, 0, 255)) for value, change in zip(colour, shade))
     bright = sum(weight * value for weight, value in zip((0.3, 0.6, 0.1), plate)) > 115
     ink = (16, 16, 16, 255) if bright else (244, 244, 244, 255)
     card = Image.new("RGBA", (size, size), (0, 0, 0, 0))
@@ -111,7 +143,7 @@ def _card(needle: Needle, side: int, rng: np.random.Generator) -> Image.Image:
     else:
         pen.ellipse((0, 0, size - 1, size - 1), fill=(*plate, 255), outline=outline, width=max(1, size // 20))
     sign = int(size * rng.uniform(0.58, 0.72))
-    mask = _symbol(needle.value, sign) if needle.kind == "symbol" else _glyph(needle.value, sign, rng.random() < 0.5)
+    mask = _symbol(value, sign) if kind == "symbol" else _glyph(value, sign, rng.random() < 0.5)
     corner = tuple((size - extent) // 2 for extent in mask.size)
     card.paste(ink, (*corner, corner[0] + mask.size[0], corner[1] + mask.size[1]), mask)
     return card.rotate(float(rng.uniform(-12, 12)), Image.Resampling.BICUBIC)

@@ -128,7 +128,7 @@ def _retrieval(rng: np.random.Generator, plan: Plan) -> list[Question]:
         if len(shown) == 1:
             kind = str(rng.choice(CARDS))
             others = _some(rng, VALUES[kind], 3, [shown[0].value])
-            answer = f"The {colour} card showed {shown[0].name}."
+            answer = f"On {colour}: {shown[0].name}."
             made.append(_ask(rng, "retrieval", "card", answer, shown[0].value, others, colour=colour))
     return made
 

@@ -19,6 +19,7 @@ class VideoXLTrainingArguments(TrainingArguments):
     Args:
         model (`str`): folder or Hub id of the checkpoint to start from.
         model_dtype (`str`): in which its weights are held; with `bf16=True`, float32 weights compute in bfloat16.
+        attn_implementation (`str`): as in transformers: `sdpa`, `eager`, `flash_attention_2`, …; by default the best.
         train_data, eval_data: see [`read_annotations`].
         media_folder (`str`): what the names of videos and images are relative to; by default the annotations' folder.
         frames_per_second (`float`): of videos.
@@ -37,6 +38,7 @@ class VideoXLTrainingArguments(TrainingArguments):
 
     model: str | None = None
     model_dtype: str = "float32"
+    attn_implementation: str | None = None
     train_data: Any = None
     eval_data: Any = None
     media_folder: str | None = None

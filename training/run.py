@@ -59,6 +59,7 @@ def run_training(
     train_rows: Dataset | None = None,
     eval_rows: Dataset | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    trainer_class: type[VideoXLTrainer] = VideoXLTrainer,
 ) -> VideoXLTrainer:
     """
     Trains as `config` says, and leaves model and processor, log and curve in its `output_dir`.
@@ -68,6 +69,7 @@ def run_training(
         resume: go on from the last checkpoint in `output_dir`.
         train_rows, eval_rows: datasets in place of the configuration's `train_data` and `eval_data`.
         callbacks: of the Trainer.
+        trainer_class: [`VideoXLTrainer`], or one that makes something else of the rows.
 
     Returns:
         `VideoXLTrainer`: after training; its `state.log_history` holds the losses.
@@ -93,7 +95,7 @@ def run_training(
     if eval_rows is None and arguments.eval_data is not None:
         eval_rows = read_annotations(arguments.eval_data, folder, seed)
     stop = StopOnInterrupt()
-    trainer = VideoXLTrainer(
+    trainer = trainer_class(
         model=load_model(arguments),
         args=arguments,
         train_dataset=train_rows,
@@ -113,7 +115,9 @@ def run_training(
 
 def load_model(arguments: VideoXLTrainingArguments):
     """The model that a run starts from, its parts frozen or given adapters as the settings say."""
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=arguments.model_dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        arguments.model, dtype=arguments.model_dtype, attn_implementation=arguments.attn_implementation
+    )
     if arguments.checkpoint_windows:
         model.enable_window_checkpointing()
     if arguments.lora is None:

@@ -1,4 +1,4 @@
-"""What the small checkpoint learns from: single frames, films told in words, and films; all drawn when asked for."""
+"""What the small checkpoint learns from: single frames, films spelled in words, and films; drawn when asked for."""
 
 from collections.abc import Sequence
 
@@ -8,26 +8,36 @@ from torch.utils.data import Dataset
 
 from videoxl.synthetic.backgrounds import Background
 from videoxl.synthetic.films import FRAME_SIZE, Film
-from videoxl.synthetic.needles import COLOURS, VALUES, overlay
+from videoxl.synthetic.needles import CARDS, COLOURS, VALUES, Needle, overlay, overlay_practice_card
 from videoxl.synthetic.plans import MOST_CARDS, Plan, make_needle
 from videoxl.synthetic.questions import OPTION_LETTERS, Question, describe
 from videoxl.synthetic.tasks import FAMILIES, Sample, draw_sample, sample_rng
 
 SIGNS = tuple((kind, value) for kind, values in VALUES.items() for value in values)
 NO_SIGN, NO_COLOUR = len(SIGNS), len(COLOURS)  # the classes of a frame without a needle
+PLAIN = " film"
+WAYS = ("open", "letter", "letter", "words, then letter")
+UNKNOWN = -100  # what a card shows that has no name: nothing to learn
 FRAMES_PER_SCENE = 8
 LATEST_FRAME = 600  # of the films that single frames are taken from
 
 
 class SingleFrames(Dataset):
     """
-    Frames with what they show: `pixels` uint8 [S, S, 3], `sign` (index into `SIGNS`, or `NO_SIGN`), `colour`.
+    Frames with what they show: `pixels` uint8 [S, S, 3], `sign` (index into `SIGNS`, or `NO_SIGN`), `colour` (index
+    into `COLOURS`, `NO_COLOUR`, or `UNKNOWN` for an advertisement, which has two).
 
     One in five shows no needle. The frame of an index depends on seed, split and index alone.
+
+    Args:
+        count: of frames.
+        seed, split: of the frames.
+        practice: share of cards that no film shows, see [`overlay_practice_card`]; what they show besides a named
+            colour or a needle's sign is `UNKNOWN`.
     """
 
-    def __init__(self, count: int, seed: int, split: str = "train"):
-        self.count, self.seed, self.split = count, seed, split
+    def __init__(self, count: int, seed: int, split: str = "train", practice: float = 0.0):
+        self.count, self.seed, self.split, self.practice = count, seed, split, practice
         self._scene: tuple[int, Background] | None = None
 
     def __len__(self) -> int:
@@ -43,26 +53,46 @@ class SingleFrames(Dataset):
         first = scene % LATEST_FRAME  # frames of one scene lie near each other: a cut's drawing is made once
         pixels = self._scene[1].frame(first + int(rng.integers(FRAMES_PER_SCENE)))
         sign, colour = NO_SIGN, NO_COLOUR
-        if rng.random() < 0.8:
+        if rng.random() < self.practice:
+            pixels, sign, colour = self._practised(rng, pixels)
+        elif rng.random() < 0.8:
             sign = int(rng.integers(len(SIGNS)))
             needle = make_needle(rng, self.split, *SIGNS[sign])
-            colour = list(COLOURS).index(needle.colour) if needle.colour else NO_COLOUR
+            colour = UNKNOWN if needle.kind == "advertisement" else NO_COLOUR
+            if needle.kind in CARDS:
+                colour = list(COLOURS).index(needle.colour)
             pixels = overlay(pixels, needle)
         return {"pixels": torch.from_numpy(pixels), "sign": sign, "colour": colour}
 
+    def _practised(self, rng: np.random.Generator, pixels: np.ndarray) -> tuple[np.ndarray, int, int]:
+        look = int(rng.integers(2**40))
+        way = rng.random()
+        if way < 0.25:
+            colour = int(rng.integers(len(COLOURS)))
+            return overlay_practice_card(pixels, look, "", "", list(COLOURS)[colour]), UNKNOWN, colour
+        sign = int(rng.choice([number for number, (kind, _) in enumerate(SIGNS) if kind in CARDS]))
+        pixels = overlay_practice_card(pixels, look, *SIGNS[sign], "")
+        if way > 0.6:  # without any colour
+            pixels = pixels.mean(2, keepdims=True).round().astype(np.uint8).repeat(3, 2)
+        return pixels, sign, UNKNOWN
 
-def told(film: Film) -> str:
-    """The film in words: a dot for a frame, and what a needle's frame shows."""
+
+def spelled(film: Film) -> list[str]:
+    """The film in words: what every frame shows."""
     shown = dict(film.needles)
-    words = []
-    for index in range(film.frames):
-        needle = shown.get(index)
-        if needle is None:
-            words.append(".")
-            continue
-        kind = {"symbol": "", "anomaly": "", "advertisement": " advertisement for"}.get(needle.kind, f" {needle.kind}")
-        words.append(f"{kind} {needle.value}{' ' if needle.colour else ''}{needle.colour}")
-    return "".join(words)
+    return [words_of(shown.get(index)) for index in range(film.frames)]
+
+
+def words_of(needle: Needle | None) -> str:
+    """What a needle's frame shows, in words of questions and answers; of a frame without any, that it is film."""
+    if needle is None:
+        return PLAIN
+    return sign_words(needle.kind, needle.value) + (f" {needle.colour}" if needle.kind in CARDS else "")
+
+
+def sign_words(kind: str, value: str) -> str:
+    """What stands on a card, or fills the frame, colours aside."""
+    return f" {'pattern' if kind == 'anomaly' else kind} {value}"
 
 
 def turns(questions: Sequence[Question], rng: np.random.Generator, opening: str) -> list[dict]:
@@ -71,12 +101,13 @@ def turns(questions: Sequence[Question], rng: np.random.Generator, opening: str)
 
     A question is asked openly, or as multiple choice, or as multiple choice and answered in words before the letter:
     what has just been said is easily found among options, and who can do that learns to do it with what was only seen.
+    Half of them want the letter alone, which is the hardest to learn.
     """
     conversation = []
     for number, question in enumerate(questions):
-        way = int(rng.integers(3)) if len(question.options) > 1 else 0
-        text, reply = question.prompt(way > 0), question.reply(way == 1)
-        if way == 2:
+        way = str(rng.choice(WAYS)) if len(question.options) > 1 else "open"
+        text, reply = question.prompt(way != "open"), question.reply(way == "letter")
+        if way == "words, then letter":
             reply += f" ({OPTION_LETTERS[question.correct]})"
         conversation.append({"from": "human", "value": text if number else f"{opening}\n{text}"})
         conversation.append({"from": "gpt", "value": reply})
@@ -94,10 +125,10 @@ class TaskRows(Dataset):
         frames: fewest and most frames of a film, of which each batch draws one number.
         questions: turns of a conversation, at most.
         seed: of the training run; no two seeds share films.
-        as_text: tell the films in words, instead of showing them.
-        processor: makes `pixel_values_videos` of the frames; not needed with `as_text`.
+        processor: makes `pixel_values_videos` of the frames; without one the rows tell them in words, as `spelled`.
         split: of the synthetic world.
         families, cards: of the films' questions, and how many cards a film shows; see [`draw_sample`].
+        captions: share of the conversations that describe the film as well.
     """
 
     def __init__(
@@ -107,15 +138,15 @@ class TaskRows(Dataset):
         frames: tuple[int, int],
         questions: int,
         seed: int,
-        as_text: bool = False,
         processor=None,
         split: str = "train",
         families: Sequence[str] = FAMILIES,
         cards: int = MOST_CARDS,
+        captions: float = 0.3,
     ):
-        self.families, self.cards = families, cards
+        self.families, self.cards, self.captions = families, cards, captions
         self.batches, self.batch_size, self.frames, self.questions = batches, batch_size, frames, questions
-        self.seed, self.as_text, self.processor, self.split = seed, as_text, processor, split
+        self.seed, self.processor, self.split = seed, processor, split
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -130,15 +161,15 @@ class TaskRows(Dataset):
         sample = draw_sample(
             self.split, number, frames, questions=self.questions, among=self.families, cards=self.cards
         )
-        opening = told(sample.film) if self.as_text else "<image>"
         questions = list(sample.questions)
-        description = describe(rng, Plan(self.split, frames, sample.film.needles))
-        # At the end it teaches to see; before the questions, to find their answers in what has been said.
-        questions.insert(0 if rng.random() < 0.25 else len(questions), description)
-        row = {"id": sample.id, "conversations": turns(questions, rng, opening), "ratio_key": batch}
-        if not self.as_text:
-            row["pixel_values_videos"] = self._pixels(sample)
-        return row
+        if rng.random() < self.captions:
+            description = describe(rng, Plan(self.split, frames, sample.film.needles))
+            # At the end it teaches to see; before the questions, to find their answers in what has been said.
+            questions.insert(0 if rng.random() < 0.25 else len(questions), description)
+        row = {"id": sample.id, "conversations": turns(questions, rng, "<image>"), "ratio_key": batch}
+        if self.processor is None:
+            return {**row, "spelled": spelled(sample.film)}
+        return {**row, "pixel_values_videos": self._pixels(sample)}
 
     def frames_of(self, batch: int) -> int:
         """Frames of every film of a batch: as many short films as long ones, on a scale of doublings."""

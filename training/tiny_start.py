@@ -59,9 +59,7 @@ def start_attention(model: nn.Module, seed: int) -> None:
         raise ValueError(f"{heads} heads on {config.num_key_value_heads} of keys: this start is for 2 on 1, or 4 on 2")
     looks, read = LOOKS[:heads], READ[: heads // 2]
     width, hidden = model.model.layers[0].self_attn.head_dim, config.hidden_size
-    generator = torch.Generator().manual_seed(seed)
-    seen = [_directions(hidden, width, generator) for _ in read]  # each [d, D]: what a key head sees of a word
-    noted = [_directions(hidden, width, generator) for _ in looks]  # each [d, D]: where a head writes what it saw
+    seen, noted = _subspaces(hidden, width, heads, seed)
     wordlike = config.initializer_range  # makes of a normalized word one as long as its embedding
     with torch.no_grad():
         for number, layer in enumerate(model.model.layers):
@@ -79,6 +77,32 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)
             else:
                 attention.o_proj.weight.mul_(QUIET_ATTENTION)
+
+
+def start_beacons(model: nn.Module, seed: int) -> None:
+    """
+    Has VSTs be found by what they looked back at, and hand that on: what they are themselves is all the same.
+
+    Args:
+        model: a Video-XL, assembled of a Qwen2 that [`start_attention`] started; changed in place.
+        seed: that was given there.
+    """
+    text = model.config.text_config
+    layers = model.model.language_model.layers
+    seen, noted = _subspaces(text.hidden_size, layers[0].self_attn.head_dim, text.num_attention_heads, seed)
+    saw = torch.cat([noted[2 * head] for head in range(len(seen))])  # in the coordinates that queries ask in
+    with torch.no_grad():
+        for number in FINDING_LAYERS:
+            if number < len(layers):
+                layers[number].self_attn.beacon_k_proj.weight.copy_(saw * SHARPNESS**0.5)
+                layers[number].self_attn.beacon_v_proj.weight.copy_(saw)
+
+
+def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What each key head sees of a word, and where each head of the first layer writes what it saw; [d, D] each."""
+    generator = torch.Generator().manual_seed(seed)
+    seen = [_directions(hidden, width, generator) for _ in range(heads // 2)]
+    return seen, [_directions(hidden, width, generator) for _ in range(heads)]
 
 
 def _directions(hidden: int, width: int, generator: torch.Generator) -> torch.Tensor:

@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
+from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.films import Film
 from videoxl.synthetic.needles import COLOURS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, sentences
 from videoxl.training.run import read_config
-from videoxl.training.tiny_data import NO_COLOUR, NO_SIGN, SIGNS, SingleFrames, TaskRows, told, turns
+from videoxl.training.tiny_data import (
+    NO_COLOUR,
+    NO_SIGN,
+    SIGNS,
+    UNKNOWN,
+    SingleFrames,
+    TaskRows,
+    spelled,
+    turns,
+    words_of,
+)
 from videoxl.training.tiny_parts import (
     FrameCollator,
     FrameReader,
@@ -22,6 +33,7 @@ from videoxl.training.tiny_parts import (
 )
 from videoxl.training.tiny_recipe import Recipe, main
 from videoxl.training.tiny_start import start_attention
+from videoxl.training.tiny_words import FrameSpeller, SpelledCollator, bags
 
 STEPS = 3
 
@@ -34,9 +46,13 @@ def settings():
     settings["text"] = {"hidden": 64, "layers": 2}
     settings["vision"] |= {"steps": STEPS, "batch_size": 8, "tower": {"hidden": 32, "layers": 1}}
     settings["trainer"] |= {"logging_steps": 1, "save_steps": 2, "dataloader_num_workers": 0}
-    first, last = settings["films"][0], settings["films"][-1]
     short = {"steps": STEPS, "batch_size": 2, "questions": 2}
-    settings["films"] = [{**first, **short, "frames": [1, 2]}, {**last, **short, "frames": [4, 20]}]
+    settings["spelled"] = [
+        {**settings["spelled"][0], **short},
+        {**settings["spelled"][-1], **short, "frames": [4, 30]},
+    ]
+    settings["seeing"] = [{**stage, "steps": STEPS, "batch_size": 8} for stage in settings["seeing"]]
+    settings["films"] = [{**settings["films"][-1], **short, "frames": [4, 20]}]
     return settings
 
 
@@ -82,15 +98,23 @@ def test_the_checkpoint_names_no_folder_of_this_machine(finished):
 
 def test_every_stage_learned_something_else(finished):
     seen = losses(finished)
-    assert len(seen) == 3 and all(len(stage) == STEPS for stage in seen.values())
-    projector, everything = (name for name in seen if name.startswith("films"))
-    before, between, after = (
+    assert len(seen) == 6 and all(len(stage) == STEPS for stage in seen.values())
+    told = max(name for name in seen if name.startswith("spelled"))
+    projector, both = (name for name in seen if name.startswith("seeing"))
+    films = max(name for name in seen if name.startswith("films"))
+    before, words, pictures, tuned, after = (
         AutoModelForCausalLM.from_pretrained(finished / stage / "model").state_dict()
-        for stage in ("assembled", projector, everything)
+        for stage in ("assembled", told, projector, both, films)
     )
-    changed = {name for name in before if not torch.equal(before[name], between[name])}
-    assert changed and all("multi_modal_projector" in name for name in changed)
-    unchanged = {name for name in between if torch.equal(between[name], after[name])}
+    changed = {name for name in before if not torch.equal(before[name], words[name])}
+    assert changed and all("language_model" in name or "lm_head" in name for name in changed)
+    changed = {name for name in words if not torch.equal(words[name], pictures[name])}
+    assert any("projector" in name for name in changed) and not any("language_model" in name for name in changed)
+    tower = CLIPVisionModel.from_pretrained(finished / "vision" / "tower").state_dict()
+    assert all(torch.equal(tensor, pictures[f"model.vision_tower.{name}"]) for name, tensor in tower.items())
+    changed = {name for name in pictures if not torch.equal(pictures[name], tuned[name])}
+    assert any("vision_tower" in name for name in changed) and not any("language_model" in name for name in changed)
+    unchanged = {name for name in pictures if torch.equal(pictures[name], after[name])}
     # Nothing reads CLIP's last norm, nor the last layer's VSTs' queries: of those VSTs only keys and values count.
     assert all("post_layernorm" in name or "layers.1.self_attn.beacon_q_proj" in name for name in unchanged)
 
@@ -131,11 +155,65 @@ def test_single_frames_are_what_they_say():
     assert 0.1 < (classes[:, 0] == NO_SIGN).mean() < 0.3 and len(np.unique(classes[:, 0])) > 30
     for sign, colour in classes:
         kind, value = SIGNS[sign] if sign < NO_SIGN else ("anomaly", "")
-        assert (colour == NO_COLOUR) == (kind == "anomaly")
-        if colour < NO_COLOUR:
+        assert (colour == NO_COLOUR) == (kind == "anomaly") and (colour == UNKNOWN) == (kind == "advertisement")
+        if 0 <= colour < NO_COLOUR:
             assert list(COLOURS)[colour] in colours_of("train", kind, value)
     again = SingleFrames(200, seed=0)[137]
     assert torch.equal(again["pixels"], rows[137]["pixels"])
+
+
+def test_practice_cards_show_a_sign_or_a_colour_never_both():
+    rows = SingleFrames(200, seed=0, practice=1.0)
+    known = np.array([[rows[index][name] != UNKNOWN for name in ("sign", "colour")] for index in range(200)])
+    assert (known.sum(1) == 1).all() and 0.4 < known[:, 0].mean() < 0.8
+    for index in range(200):
+        row = rows[index]
+        if row["sign"] != UNKNOWN:
+            assert SIGNS[row["sign"]][0] in ("number", "letter", "symbol")
+        plate = np.array(list(COLOURS.values()))[:, None, None]
+        near = (np.abs(row["pixels"].numpy() - plate).max(-1) < 15).mean((1, 2))  # of the frame, by named colour
+        if row["colour"] != UNKNOWN:
+            assert near[row["colour"]] > 0.08
+
+
+def test_a_film_in_words_is_the_sum_of_its_words_in_every_visual_token(finished):
+    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
+    model = AutoModelForCausalLM.from_pretrained(finished / "checkpoint")
+    rows = [TaskRows(2, 2, (3, 9), 2, seed=5)[index] for index in range(2)]
+    batch = SpelledCollator(processor)(rows)
+    assert "pixel_values_videos" not in batch
+    tokens = (batch["input_ids"] == model.config.video_token_id).sum(1).tolist()
+    assert tokens == [16 * len(row["spelled"]) for row in rows]
+    table = model.get_input_embeddings().weight
+    for row, ids in zip(rows, batch["spelled"]):
+        for frame, sent in zip(row["spelled"], bags(ids, table)):
+            words = processor.tokenizer(frame, add_special_tokens=False)["input_ids"]
+            torch.testing.assert_close(sent, sum(table[word] for word in words))
+            assert processor.tokenizer.decode(words) == frame
+
+
+def test_the_projector_learns_to_send_what_words_send(finished):
+    model = AutoModelForCausalLM.from_pretrained(finished / "checkpoint")
+    tokenizer = AutoProcessor.from_pretrained(finished / "checkpoint").tokenizer
+    speller = FrameSpeller(model, tokenizer, ["projector"])
+    batch = FrameCollator()([SingleFrames(8, 1)[index] for index in range(8)])
+    sent = speller(**batch)["sent"]  # [B, M, D]
+    torch.testing.assert_close(
+        sent.flatten(0, 1), model.get_video_features([batch["pixel_values"]]).pooler_output[0], rtol=1e-4, atol=1e-5
+    )
+    table = model.get_input_embeddings().weight
+    for sign, colour in zip(batch["sign"].tolist(), batch["colour"].tolist()):
+        kind, value = SIGNS[sign] if sign < NO_SIGN else ("", "")
+        shown = Needle(kind, value, "red" if kind != "anomaly" else "") if kind else None
+        words = words_of(shown).replace(" red", f" {list(COLOURS)[colour]}" if 0 <= colour < NO_COLOUR else "")
+        wanted = sum(table[word] for word in tokenizer(words, add_special_tokens=False)["input_ids"])
+        place = colour if colour != UNKNOWN else NO_COLOUR
+        torch.testing.assert_close(speller.signs[sign] + speller.colours[place], wanted)
+    parts = [name for name, weight in speller.named_parameters() if weight.requires_grad]
+    assert parts and all(name.startswith("projector") for name in parts)
+    unknown = {"pixel_values": batch["pixel_values"], "sign": torch.full((8,), UNKNOWN)}
+    missed = [speller(**unknown, colour=torch.full((8,), number))["loss"].item() for number in (0, 1, UNKNOWN)]
+    assert missed[0] != missed[1] and missed[2] < min(missed[:2])
 
 
 def test_a_frame_reader_sees_what_the_processor_makes():
@@ -162,7 +240,9 @@ def test_rows_of_a_batch_go_together(finished):
 def test_conversations_and_films_in_words():
     star = Needle("symbol", "star", "red", 1)
     film = Film(0, 6, ((1, star), (2, Needle("number", "7", "blue", 1)), (4, Needle("anomaly", "static"))))
-    assert told(film) == ". star red number 7 blue. static."
+    frames = spelled(film)
+    assert [frame.split() for frame in frames[:3]] == [["film"], ["symbol", "star", "red"], ["number", "7", "blue"]]
+    assert frames[4].split() == ["pattern", "static"] and len(frames) == 6
     questions = draw_sample("train", 3, 64, questions=4).questions
     conversation = turns(questions, np.random.default_rng(0), "<image>")
     assert conversation[0]["value"].startswith("<image>\n") and "<image>" not in conversation[2]["value"]
