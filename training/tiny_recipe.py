@@ -39,6 +39,7 @@ from .tiny_parts import (
     train_tokenizer,
     vision_config,
 )
+from .tiny_record import write_record
 from .tiny_start import start_attention, start_beacons
 from .tiny_words import FrameSpeller, SpelledTrainer
 from .trainer import VideoXLTrainer
@@ -64,6 +65,7 @@ class Recipe:
 
     def __init__(self, settings: dict[str, Any], output: Path, seed: int):
         self.settings, self.output, self.seed = settings, output, seed
+        self._trained: list[str] = []  # stages behind the first ones, in their order
 
     def run(self) -> Path:
         """
@@ -90,7 +92,7 @@ class Recipe:
         for number, stage in enumerate(self.settings[kind]):
             name = f"{kind}-{number}-{stage['name']}"
             self.stage(name, partial(self._train, stage=stage, before=before, number=number, kind=kind))
-            before = name
+            self._trained.append(before := name)
         return before
 
     def _see(self, before: str) -> str:
@@ -99,7 +101,7 @@ class Recipe:
             name = f"seeing-{number}-{stage['name']}"
             tower = self.output / "vision" / "tower" if number == 0 else None
             self.stage(name, partial(self._train_seeing, stage=stage, before=before, number=number, tower=tower))
-            before = name
+            self._trained.append(before := name)
         return before
 
     @contextlib.contextmanager
@@ -246,6 +248,7 @@ class Recipe:
         model = AutoModelForCausalLM.from_pretrained(self.output / before / "model")
         model.save_pretrained(folder)
         AutoProcessor.from_pretrained(self.output / before / "model").save_pretrained(folder)
+        write_record(self.output, ["vision", *self._trained], FINISHED)
 
 
 def _checkpoint_of(folder: Path) -> str | None:

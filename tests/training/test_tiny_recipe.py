@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.films import Film
 from videoxl.synthetic.needles import COLOURS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, sentences
+from videoxl.training.assembly import assemble
 from videoxl.training.run import read_config
 from videoxl.training.tiny_data import (
     NO_COLOUR,
@@ -32,7 +34,7 @@ from videoxl.training.tiny_parts import (
     vision_config,
 )
 from videoxl.training.tiny_recipe import Recipe, main
-from videoxl.training.tiny_start import start_attention
+from videoxl.training.tiny_start import start_attention, start_beacons
 from videoxl.training.tiny_words import FrameSpeller, SpelledCollator, bags
 
 STEPS = 3
@@ -87,6 +89,14 @@ def test_ends_in_a_checkpoint_that_answers(finished):
     inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
     tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert tokens.shape[1] <= inputs["input_ids"].shape[1] + 3
+
+
+def test_leaves_every_loss_and_the_curves(finished):
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    for stage, values in losses(finished).items():
+        assert [line["loss"] for line in lines if line["stage"] == stage] == values
+    with Image.open(finished / "curves.png") as picture:
+        assert picture.width > picture.height > 100
 
 
 def test_the_checkpoint_names_no_folder_of_this_machine(finished):
@@ -276,6 +286,41 @@ def test_attention_starts_by_finding_what_was_named_before():
         back += first[0, 0, -1, len(listed) + 1] / 40
         hits += int(second[0, 0, -1, 2 : len(listed) : 4].argmax()) == asked
     assert hits >= 19 and back > 0.3  # by chance 10, with a standard deviation of 2.7, and 0.05
+
+
+def test_vsts_start_by_being_found_by_what_they_saw(tmp_path):
+    """Three frames of other words each; behind "y was on", a head of the second layer asks for the VST that saw y."""
+    tokenizer = train_tokenizer(sentences("train", 30))
+    torch.manual_seed(0)
+    text = Qwen2ForCausalLM(text_config(len(tokenizer), 128, 3))
+    start_attention(text, seed=0)
+    text.save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    CLIPVisionModel._from_config(vision_config(32, 1)).save_pretrained(tmp_path / "tower")
+    image_processor().save_pretrained(tmp_path / "tower")
+    assemble(tmp_path / "text", tmp_path / "tower", tmp_path / "model", window=144)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    table, video = model.get_input_embeddings().weight, model.config.video_token_id
+    attention, told = model.model.language_model.layers[1].self_attn, {}
+    attention.beacon_k_proj.register_forward_hook(lambda _, seen, out: told.update(keys=out))
+    attention.q_proj.register_forward_hook(lambda _, seen, out: told.update(queries=out))
+
+    def hits():
+        found = 0
+        for trial in range(120):
+            words = torch.randperm(len(tokenizer) - 50, generator=torch.Generator().manual_seed(trial))[:9] + 20
+            film = bags(words.view(3, 3), table).repeat_interleave(16, 0)  # [F · M, D]
+            asked = trial % 3
+            ids = torch.tensor([[1, *[video] * 48, 5, 6, int(words[3 * asked + 1]), 7, 8]])
+            with torch.no_grad():
+                model(ids, mm_encoder_outputs={"video": [film]}, compression_ratio=16)
+            query = told["queries"][0, -1].view(4, 32)[1]  # of the head that asks for the word two back
+            found += int((told["keys"][0].view(3, 2, 32)[:, 0] @ query).argmax()) == asked
+        return found
+
+    before = hits()
+    start_beacons(model, seed=0)
+    assert hits() > 55 > before, before  # by chance 40, with a standard deviation of 5.2
 
 
 def test_another_shape_of_heads_is_refused():
