@@ -95,17 +95,19 @@ def sign_words(kind: str, value: str) -> str:
     return f" {'pattern' if kind == 'anomaly' else kind} {value}"
 
 
-def turns(questions: Sequence[Question], rng: np.random.Generator, opening: str) -> list[dict]:
+def turns(
+    questions: Sequence[Question], rng: np.random.Generator, opening: str, ways: Sequence[str] = WAYS
+) -> list[dict]:
     """
     A conversation in the authors' format, `opening` before its first question.
 
     A question is asked openly, or as multiple choice, or as multiple choice and answered in words before the letter:
     what has just been said is easily found among options, and who can do that learns to do it with what was only seen.
-    Half of them want the letter alone, which is the hardest to learn.
+    `ways` are drawn from; by default half of the questions want the letter alone, which is the hardest to learn.
     """
     conversation = []
     for number, question in enumerate(questions):
-        way = str(rng.choice(WAYS)) if len(question.options) > 1 else "open"
+        way = str(rng.choice(ways)) if len(question.options) > 1 else "open"
         text, reply = question.prompt(way != "open"), question.reply(way == "letter")
         if way == "words, then letter":
             reply += f" ({OPTION_LETTERS[question.correct]})"
@@ -129,6 +131,7 @@ class TaskRows(Dataset):
         split: of the synthetic world.
         families, cards: of the films' questions, and how many cards a film shows; see [`draw_sample`].
         captions: share of the conversations that describe the film as well.
+        ways: of asking and answering, see [`turns`].
     """
 
     def __init__(
@@ -143,7 +146,11 @@ class TaskRows(Dataset):
         families: Sequence[str] = FAMILIES,
         cards: int = MOST_CARDS,
         captions: float = 0.3,
+        ways: Sequence[str] = WAYS,
     ):
+        if unknown := set(ways) - set(WAYS):
+            raise ValueError(f"ways={sorted(unknown)}: there are {sorted(set(WAYS))}")
+        self.ways = ways
         self.families, self.cards, self.captions = families, cards, captions
         self.batches, self.batch_size, self.frames, self.questions = batches, batch_size, frames, questions
         self.seed, self.processor, self.split = seed, processor, split
@@ -166,7 +173,7 @@ class TaskRows(Dataset):
             description = describe(rng, Plan(self.split, frames, sample.film.needles))
             # At the end it teaches to see; before the questions, to find their answers in what has been said.
             questions.insert(0 if rng.random() < 0.25 else len(questions), description)
-        row = {"id": sample.id, "conversations": turns(questions, rng, "<image>"), "ratio_key": batch}
+        row = {"id": sample.id, "conversations": turns(questions, rng, "<image>", self.ways), "ratio_key": batch}
         if self.processor is None:
             return {**row, "spelled": spelled(sample.film)}
         return {**row, "pixel_values_videos": self._pixels(sample)}

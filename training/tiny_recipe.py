@@ -224,7 +224,7 @@ class Recipe:
             questions=stage["questions"],
             seed=self.seed * 100 + number + 50 * pictures,
             processor=AutoProcessor.from_pretrained(model) if pictures else None,
-            **{name: stage[name] for name in ("families", "cards", "captions") if name in stage},
+            **{name: stage[name] for name in ("families", "cards", "captions", "ways") if name in stage},
         )
         config = {
             **self._common(),

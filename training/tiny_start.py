@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-TURNING = 8  # of a head's pairs of dimensions, the fastest, in which keys tell their places
+TURNING = 5  # of a head's pairs of dimensions, the fastest, in which keys tell their places
 HEIGHT = 5.0  # of a key's bias there: what keys of words add is small beside it
-SHARPNESS = 2.0  # of the heads that match
+SHARPNESS = 2.9  # of the heads that match
 FINDING_LAYERS = (1, 2)
 QUIET = 0.1  # of usual: what untrained feed-forward layers write, which would else drown out the words
 QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
@@ -38,7 +38,7 @@ class LookBack(NamedTuple):
 
 # One for each head of the first layer. Those named in READ are what the finding heads hand on, one for each key head:
 # an option's first word stands two tokens behind its letter, and a digit three.
-LOOKS = (LookBack(1, (0, 5), 26.0), LookBack(2, (0, 5), 26.0), LookBack(3, (0, 5), 26.0), LookBack(3, (2, 5), 14.0))
+LOOKS = (LookBack(1, (0, 3), 40.0), LookBack(2, (0, 3), 40.0), LookBack(3, (0, 3), 40.0), LookBack(3, (1, 3), 20.0))
 READ = (1, 2)
 
 
@@ -70,8 +70,8 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.v_proj.weight.copy_(torch.cat(seen))
                 attention.o_proj.weight.copy_(torch.cat(noted).T * wordlike)
             elif number in FINDING_LAYERS:
-                attention.k_proj.weight.copy_(torch.cat(seen) * SHARPNESS**0.5)
-                attention.q_proj.weight.copy_(torch.cat(noted) * SHARPNESS**0.5)
+                attention.k_proj.weight.copy_(_anywhere(seen))
+                attention.q_proj.weight.copy_(_anywhere(noted))
                 attention.v_proj.weight.copy_(torch.cat([noted[look] for look in read]))
                 words = torch.cat([seen[head // 2] for head in range(heads)])
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)
@@ -90,12 +90,13 @@ def start_beacons(model: nn.Module, seed: int) -> None:
     text = model.config.text_config
     layers = model.model.language_model.layers
     seen, noted = _subspaces(text.hidden_size, layers[0].self_attn.head_dim, text.num_attention_heads, seed)
-    saw = torch.cat([noted[2 * head] for head in range(len(seen))])  # in the coordinates that queries ask in
+    saw = [noted[2 * head] for head in range(len(seen))]  # in the coordinates that queries ask in
     with torch.no_grad():
+        layers[0].self_attn.beacon_k_proj.bias.zero_()
         for number in FINDING_LAYERS:
             if number < len(layers):
-                layers[number].self_attn.beacon_k_proj.weight.copy_(saw * SHARPNESS**0.5)
-                layers[number].self_attn.beacon_v_proj.weight.copy_(saw)
+                layers[number].self_attn.beacon_k_proj.weight.copy_(_anywhere(saw))
+                layers[number].self_attn.beacon_v_proj.weight.copy_(torch.cat(saw))
 
 
 def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -103,6 +104,13 @@ def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[tor
     generator = torch.Generator().manual_seed(seed)
     seen = [_directions(hidden, width, generator) for _ in range(heads // 2)]
     return seen, [_directions(hidden, width, generator) for _ in range(heads)]
+
+
+def _anywhere(subspaces: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of keys and queries that match at any distance, [H d, D]: the rotary pairs that turn are left alone."""
+    weights = torch.cat(list(subspaces)).unflatten(0, (len(subspaces), 2, -1)).clone()  # [H, 2, d / 2, D]
+    weights[:, :, :TURNING] = 0
+    return weights.flatten(0, 2) * SHARPNESS**0.5
 
 
 def _directions(hidden: int, width: int, generator: torch.Generator) -> torch.Tensor:
