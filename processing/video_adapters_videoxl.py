@@ -41,6 +41,14 @@ class _IndexedElsewhere:
     def __getattr__(self, name):
         return getattr(self._reader, name)
 
+    def parts(self, indices: Sequence[int]) -> list[list[int]]:
+        """All in one: these decoders are entered at one place."""
+        return [[int(index) for index in indices]]
+
+    def clone(self, threads: int, stop=None, fit=None):
+        """Itself: one thread reads."""
+        return self
+
     def _agree(self, count: int) -> None:
         if count != len(self._reader.times):
             raise BackendUnfitError(f"it counts {count} frames, the index {len(self._reader.times)}")

@@ -1,299 +1,39 @@
-"""Exact reading of video files with PyAV."""
+"""The frames of video files, exact, with PyAV."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from .video_containers_videoxl import is_cut_short
+from .video_frames_videoxl import upright
+from .video_index_videoxl import PyAVFile, VideoDecodeError, pyav_errors
 
-#: Frames with more pixels (and formats that FFmpeg would answer by opening other files or addresses) are refused.
-MAX_FRAME_PIXELS = 8192 * 8192
-_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,apng,flv,ogg,asf,ivf,obu,h264,hevc,m4v,nut,"
-    "mxf,wtv,rm,dv,yuv4mpegpipe"
-)
-#: Containers whose seeking lands on the keyframe that was asked for; others are decoded from the start.
-_SEEKABLE = {"mov", "matroska", "avi"}
-#: Frames may be stored this many places away from their place of display (H.264, HEVC).
-_REORDERING = 16
-#: AVI stores no presentation times; for these codecs FFmpeg's guess is not in the order of display.
-_GUESSED_IN_AVI = {"h264", "hevc"}
-#: "explode" makes decoders report damage that they would otherwise conceal with guessed pictures.
-_STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
-
-
-def _pyav_errors() -> tuple[type[Exception], ...]:
-    """FFmpeg's, and Python's own, which PyAV lets escape on damaged files (a stream that appears late: IndexError)."""
-    from av.error import FFmpegError
-
-    return (FFmpegError, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
-
-
-class VideoDecodeError(ValueError):
-    """A video that cannot be read: missing, no video, no frame, cut short, damaged, or absurdly large."""
+#: A part that a thread reads by itself holds at least this many wanted frames.
+_PART_FRAMES = 8
+#: To pass this many packets takes as long as to seek.
+_SEEK_BEYOND = 700
 
 
 class FrameIndexError(Exception):
     """A frame that the index of packets promises is never shown although nothing is damaged: the index is untrue."""
 
 
-@dataclass
-class Damage:
-    """Frames that cannot be shown after `time` (seconds) and before `until` (None: to the end), in words."""
+class PyAVReader(PyAVFile):
+    """Fetches the frames that a `PyAVFile` knows, by index.
 
-    time: float
-    text: str
-    until: float | None = None
-
-
-class PyAVReader:
-    """The frames of a video file that can be shown, by index, exactly.
-
-    Opening reads every packet once and keeps the presentation times of those that are not marked to be discarded
-    (edit lists). A frame is fetched by seeking to the keyframe before it and decoding until its time appears; its
-    time is verified. When it does not match, or anything goes wrong on the way, the file is decoded through from its
-    start; a file whose packets promise other frames than are shown is indexed by decoding it (`reindex`). Stretches
-    that no wanted frame needs are not decoded: there the packets' word is taken.
-
-    Damage is what the container or the decoder reports in its strictest mode; frames after it count as damaged up to
-    the next keyframe. Changed bytes inside VP9, HEVC and GIF pictures go unnoticed by any decoder.
-
-    Attributes:
-        times: seconds of every frame from the first one, float64 [n], ascending.
-        rate: frames per second, float.
-        duration: seconds up to the end of the last frame's display.
-        size: (height, width) of the first frame as displayed, rotation metadata applied.
-        damage: list of `Damage`, ascending.
-
-    Raises:
-        VideoDecodeError: see there.
+    A frame is fetched by seeking to the keyframe before it and decoding until its time appears; its time is verified.
+    When it does not match, or anything goes wrong on the way, the file is decoded through from its start. Stretches
+    that no wanted frame needs are not decoded: there the packets' word is taken. In files without an oddity
+    (`is_plain`) frames that neither are wanted nor help to decode others are skipped, and where only keyframes are
+    wanted nothing else is decoded.
     """
 
-    backend = "pyav"
-    has_clock = True
-
-    def __init__(self, path: str):
-        self.path = path
-        self.damage: list[Damage] = []
-        self._container = None
-        self._check_file()
-        try:
-            self._open()
-            self._index_packets()
-            self._look_at_first_frame()
-        except BaseException:
-            self.close()
-            raise
-
-    # ---------------------------------------------------------------- opening
-
-    def _check_file(self) -> None:
-        if not os.path.exists(self.path):
-            raise VideoDecodeError(f"{self.path}: no such file.")
-        if not os.path.isfile(self.path):
-            raise VideoDecodeError(f"{self.path}: not a regular file.")
-        if os.path.getsize(self.path) == 0:
-            raise VideoDecodeError(f"{self.path}: the file is empty (0 bytes).")
-
-    def _open(self) -> None:
-        """(Re)opens the file at its start, with a fresh strict decoder."""
-        import av  # loads FFmpeg, which should wait for the first video
-
-        self.close()
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
-        try:
-            container = av.open("file:" + os.path.abspath(self.path), options=options, metadata_errors="replace")
-        except _pyav_errors() as error:
-            raise VideoDecodeError(
-                f"{self.path}: not a video file that can be read ({_words(error)})."
-                + (" It is cut short before its table of contents." if is_cut_short(self.path) else "")
-            ) from error
-        self._container = container
-        self._stream = self._video_stream(container)
-        context = self._stream.codec_context
-        context.options = dict(_STRICT)
-        # Slice threads would lose the decoder's error reports; frame threads keep them.
-        context.thread_type = "FRAME"
-        context.thread_count = min(4, os.cpu_count() or 1)
-        self._frames = self._decoded()
-        self._position, self._complete_from = None, -(2**63)
-        self._trouble = False
-        self._held = None
-
-    def _video_stream(self, container):
-        streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
-        if not streams:
-            kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-            raise VideoDecodeError(f"{self.path}: no video stream in it (it holds {', '.join(kinds)}).")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoDecodeError(f"{self.path}: there is no decoder for its video stream.")
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > MAX_FRAME_PIXELS:
-            raise VideoDecodeError(
-                f"{self.path}: frames of {width} x {height} pixels; at most {MAX_FRAME_PIXELS} pixels are read."
-            )
-        return stream
-
-    # --------------------------------------------------------------- indexing
-
-    def _index_packets(self) -> None:
-        """Frame times from the packets, without decoding; by decoding where packets do not tell."""
-        stream = self._stream
-        shown, keys, truthful, discarded, ended = [], [], True, 0, None
-        packets = self._container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except _pyav_errors() as error:
-                ended = _words(error)
-                break
-            if packet is None:
-                break
-            if packet.size == 0 or packet.is_discard:
-                discarded += packet.is_discard
-                continue
-            if packet.is_corrupt:
-                ended = "incomplete packet"
-                continue
-            if packet.pts is None:
-                truthful = False
-                break
-            shown.append(packet.pts)
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-        pts = np.array(sorted(shown), dtype=np.int64)
-        self._keys = np.array(sorted(keys), dtype=np.int64)
-        truthful &= not ("avi" in self._container.format.name and stream.codec_context.name in _GUESSED_IN_AVI)
-        self._by_time = truthful and len(pts) == len(np.unique(pts))
-        self._plain = not discarded and not _has_leading_frames(shown, self._keys.tolist())
-        self._may_seek = bool(_SEEKABLE & set(self._container.format.name.split(",")))
-        if self._by_time:
-            self._set_times(pts)
-            self._note_cut(ended, discarded, shown[-1])
-        else:
-            self.reindex()
-
-    def reindex(self) -> None:
-        """Indexes the file by decoding it through once: the frames that really are shown, whatever packets say."""
-        self._by_time = False
-        self.damage = []
-        self._open()
-        shown, damaged_after = [], []
-        for frame, sound in self._frames:
-            if sound:
-                shown.append(np.nan if frame.pts is None else float(frame.pts))
-            else:
-                damaged_after.append(len(shown))
-        if self._trouble and not damaged_after:
-            damaged_after.append(len(shown))
-        step = 1 / (self._header_rate() * float(self._stream.time_base))
-        self._set_times(_ascending(np.array(shown), step))
-        self.damage = [self._damage_between(count - 1, count) for count in sorted(set(damaged_after))]
-        self._note_cut(None)
-
-    def _set_times(self, pts: np.ndarray) -> None:
-        if len(pts) == 0:
-            raise VideoDecodeError(f"{self.path}: its video stream holds no frame that can be shown.")
-        self._pts = pts
-        self.times = (pts - pts[0]) * float(self._stream.time_base)
-        self.rate = self._true_rate()
-        self.duration = float(self.times[-1]) + 1.0 / self.rate
-
-    def _damage_between(self, before: int, after: int) -> Damage:
-        """Damage between two neighbouring frames that can be shown."""
-        until = float(self.times[after]) if after < len(self.times) else None
-        if before < 0:
-            return Damage(0.0, "damaged frames at the beginning", until)
-        time = float(self.times[before])
-        return Damage(time, f"damaged frames after {time:.3f} s", until)
-
-    def _header_rate(self) -> float:
-        return float(self._stream.average_rate or self._stream.guessed_rate or 0) or 25.0
-
-    def _true_rate(self) -> float:
-        """The header's rate where the frames' times bear it out (as the authors' reader takes it), else theirs."""
-        declared = self._header_rate()
-        span = float(self.times[-1])
-        if len(self.times) < 2 or span <= 0:
-            return declared
-        measured = (len(self.times) - 1) / span
-        return declared if abs(declared - measured) <= 0.01 * measured else measured
-
-    def _holds_all(self, discarded: int) -> bool:
-        """Whether all frames are there that the container's header promises (it may be cut behind them)."""
-        name = self._container.format.name
-        if "mov" in name or "avi" in name:
-            return len(self.times) + discarded >= self._stream.frames > 0
-        if "matroska" in name and self._container.duration:
-            return self.duration >= self._container.duration / 1e6 - 0.5 / self.rate
-        return False
-
-    def _note_cut(self, ended: str | None, discarded: int = 0, last: int | None = None) -> None:
-        """Adds damage at the end if the file stops before its last frame; `last`: time of the last packet in it."""
-        declared = self._stream.frames
-        if ended is None:
-            if not is_cut_short(self.path) or self._holds_all(discarded):
-                return
-            ended = "the file is cut short"
-            # What lies at the cut is incomplete, which decoders do not always notice.
-            self._set_times(self._pts[self._pts != (self._pts[-1] if last is None else last)])
-        missing = f" of {declared}" if declared > len(self.times) else ""
-        first_missing = float(self.times[max(0, len(self.times) - _REORDERING)])
-        text = f"{ended} after frame {len(self.times)}{missing} ({self.duration:.3f} s)"
-        self.damage.append(Damage(first_missing, text))
-
-    def _look_at_first_frame(self) -> None:
-        """The displayed size; and whether what the packets promise first is what is shown first."""
-        first = self._first_frame()
-        if self._by_time and (first is None or first.pts != self._pts[0]):
-            self.reindex()
-            first = self._first_frame()
-        if first is None:
-            raise VideoDecodeError(f"{self.path}: none of its frames can be decoded; the file is damaged.")
-        image = _upright(first, np.empty((first.height, first.width, 0)))
-        self.size = image.shape[:2]
-        self._open()
-
-    def _first_frame(self):
-        self._open()
-        return next((frame for frame, sound in self._frames if sound), None)
-
-    # --------------------------------------------------------------- decoding
-
-    def _decoded(self) -> Iterator[tuple[Any, bool]]:
-        """Frames from the demuxer's position on, with whether nothing they depend on was damaged.
-
-        After damage frames are unsound until the next keyframe. `_trouble` remembers that there was damage.
-        """
-        sound = True
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except _pyav_errors():
-                self._trouble, packet = True, None
-            if packet is not None and packet.size == 0:  # would end the decoder
-                continue
-            try:
-                frames = self._stream.decode(packet)  # None: what is still inside the decoder
-            except _pyav_errors():
-                self._trouble, sound, frames = True, False, []
-            if packet is not None and packet.is_corrupt:
-                self._trouble, sound = True, False
-            for frame in frames:
-                if frame.key_frame:
-                    sound = True
-                if frame.is_corrupt:
-                    self._trouble, sound = True, False
-                yield frame, sound
-            if packet is None:
-                return
+    _is_going_on = _keys_alone = False
+    _fit: Callable[[int, int], tuple[int, int]] | None = None
 
     def frames(self, indices: Sequence[int], allow_partial: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (index, frame uint8 [H, W, 3]) for ascending distinct indices.
@@ -305,20 +45,77 @@ class PyAVReader:
             VideoDecodeError: a wanted frame is damaged.
             FrameIndexError: the index is untrue; call `reindex` and plan anew.
         """
-        self._open()
-        self._sequential = not (self._by_time and self._may_seek)
-        fetch = self._frame_at_time if self._by_time else self._frame_at_ordinal
-        self._ordinal = -1
+        fetch = self._start_fetching(indices)
         for index in indices:
             frame = fetch(int(index))
+            if frame is None and fetch == self._frame_of_key:
+                self._keys_alone = False
+                self._open()
+                fetch = self._frame_at_time
+                frame = fetch(int(index))
             if frame is not None:
-                yield int(index), _upright(frame, frame.to_ndarray(format="rgb24"))
+                yield int(index), self._picture(frame)
             elif not allow_partial:
                 raise VideoDecodeError(
                     f"{self.path}: damaged at {self.times[index]:.3f} s (frame {index} of {len(self.times)}): it "
                     "cannot be shown. Pass allow_partial=True to read the frames that can be, or choose other times "
                     "with start= and end=."
                 )
+
+    def _start_fetching(self, indices: Sequence[int]) -> Callable[[int], Any]:
+        """Gets ready for these frames, without opening the file anew where it can be gone on in; how to get one."""
+        if not self._by_time:
+            self._wanted, self._ordinal = None, -1
+            self._open()
+            return self._frame_at_ordinal
+        wanted = {int(pts) for pts in self._pts[list(indices)]}
+        keys_alone = self.is_plain and wanted <= set(self._keys.tolist())
+        goes_on = self._is_going_on and keys_alone == self._keys_alone and self._has_ahead(min(wanted))
+        self._keys_alone, self._is_going_on = keys_alone, True
+        if not goes_on:
+            self._open(threads=1 if keys_alone else None)  # for single pictures threads cost more than they gain
+            self._sequential, self._passed = not self._may_seek, -1
+        # Frames that nothing is predicted from stand between others: B-frames. Where there are none, none is skipped,
+        # and a packet of which nothing is shown is noticed.
+        skips = self.is_plain and not self._sequential and self._stream.codec_context.has_b_frames
+        self._wanted = wanted if skips else None
+        return self._frame_of_key if keys_alone else self._frame_at_time
+
+    def _has_ahead(self, target: int) -> bool:
+        """Whether the frame shown at `target` can be reached without opening the file anew."""
+        if self._container is None:
+            return False
+        return self._keys_alone or self._position is None or self._position < target
+
+    def _picture(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3], upright."""
+        if self._fit is None:
+            return upright(frame, frame.to_ndarray(format="rgb24"))
+        height, width = upright(frame, np.empty((frame.height, frame.width, 0))).shape[:2]
+        fitting = self._fit(height, width)
+        if (height, width) != (frame.height, frame.width):
+            fitting = fitting[::-1]
+        image = frame.to_ndarray(format="rgb24", height=fitting[0], width=fitting[1], interpolation="BICUBIC")
+        return upright(frame, image)
+
+    def _frame_of_key(self, index: int) -> Any:
+        """A keyframe from its packet alone; None if that is not what comes out."""
+        target = int(self._pts[index])
+        try:
+            if index - self._passed > _SEEK_BEYOND:
+                self._container.seek(target, stream=self._stream, backward=True)
+                self._packets = self._container.demux(self._stream)
+            packet = next((packet for packet in self._packets if packet.size and packet.pts == target), None)
+            if packet is None or packet.is_corrupt:
+                return None
+            frames = [*self._stream.decode(packet), *self._stream.decode(None)]
+            self._stream.codec_context.flush_buffers()
+        except pyav_errors():
+            return None
+        self._passed = index
+        if len(frames) != 1 or frames[0].pts != target or frames[0].is_corrupt:
+            return None
+        return frames[0]
 
     def _frame_at_time(self, index: int) -> Any:
         target = int(self._pts[index])
@@ -327,7 +124,7 @@ class PyAVReader:
             frame, sound = self._advance_to(target)
             if frame is not None and sound and not self._trouble:
                 return frame
-            self._sequential = True
+            self._sequential, self._wanted = True, None
             self._open()
         frame, sound = self._advance_to(target)
         if frame is None and not self._trouble:
@@ -343,9 +140,10 @@ class PyAVReader:
             return
         try:
             self._container.seek(int(self._keys[key]), stream=self._stream, backward=True)
-        except _pyav_errors():
+        except pyav_errors():
             self._trouble = True
             return
+        self._packets = self._container.demux(self._stream)
         self._frames = self._decoded()
         self._held = self._position = None
         self._complete_from = int(self._keys[key])  # an open group's frames before it may be missing
@@ -378,7 +176,7 @@ class PyAVReader:
 
     def _passes_over(self, frame: Any) -> bool:
         """Whether the index knows frames between the last one and this one: packets of which nothing is shown."""
-        if self._position is None or self._position < self._complete_from:
+        if self._wanted is not None or self._position is None or self._position < self._complete_from:
             return False
         last, this = np.searchsorted(self._pts, (self._position, frame.pts))
         return this != last + 1
@@ -394,56 +192,33 @@ class PyAVReader:
                     return frame
         return None
 
-    @property
-    def is_plain(self) -> bool:
-        """No edit list, no open GOP, no doubt about the index: other libraries can be expected to agree."""
-        return self._by_time and self._may_seek and self._plain
+    def parts(self, indices: Sequence[int]) -> list[list[int]]:
+        """`indices` in runs that can be read at the same time: no two of them lie behind the same keyframe."""
+        indices = [int(index) for index in indices]
+        if not (self._by_time and self._may_seek):
+            return [indices]
+        keys = np.searchsorted(self._keys, self._pts[indices], side="right")
+        parts: list[list[int]] = [[]]
+        for place, index in enumerate(indices):
+            if len(parts[-1]) >= _PART_FRAMES and keys[place] != keys[place - 1]:
+                parts.append([])
+            parts[-1].append(index)
+        return parts
 
-    def close(self) -> None:
-        """Closes the file; the reader opens it again when frames are asked for."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+    def clone(
+        self,
+        threads: int,
+        stop: threading.Event | None = None,
+        fit: Callable[[int, int], tuple[int, int]] | None = None,
+    ) -> PyAVReader:
+        """Another reader of the file, with the same index, for another thread.
 
-
-def _upright(frame: Any, image: np.ndarray) -> np.ndarray:
-    """`image` [H, W, C] turned and mirrored as the frame's display matrix says (quarter turns)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX") if frame.rotation or len(frame.side_data) else None
-    if matrix is None:
-        return image
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype="<i4")[:5].tolist()  # x' = a x + c y, y' = b x + d y
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image = image.transpose(1, 0, 2)
-        flip_x, flip_y = c < 0, b < 0
-    else:
-        flip_x, flip_y = a < 0, d < 0
-    image = image[:, ::-1] if flip_x else image
-    image = image[::-1] if flip_y else image
-    return np.ascontiguousarray(image)
-
-
-def _ascending(times: np.ndarray, step: float) -> np.ndarray:
-    """Ascending times of frames in display order, whose own may be missing (nan), exchanged or jump."""
-    if len(times) < 2 or bool(np.all(np.diff(times) > 0)):
-        return np.nan_to_num(times)
-    order = np.argsort(times, kind="stable")
-    ascending = times[order]
-    exchanged = np.abs(order - np.arange(len(times))).max() <= 32
-    if exchanged and bool(np.all(np.diff(ascending) > 0)):
-        return ascending
-    return np.arange(len(times)) * step
-
-
-def _has_leading_frames(decode_order: list[int], key_times: list[int]) -> bool:
-    """Whether a frame is decoded after a keyframe but shown before it (open GOP)."""
-    keys, last_key = set(key_times), None
-    for pts in decode_order:
-        if pts in keys:
-            last_key = pts
-        elif last_key is not None and pts < last_key:
-            return True
-    return False
-
-
-def _words(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+        Args:
+            threads: of its decoder.
+            stop: once it is set, reading raises `ReadingStoppedError`.
+            fit: displayed height and width -> those that FFmpeg's swscale (bicubic) makes of them.
+        """
+        other = copy.copy(self)
+        other.threads, other._stop, other._fit = threads, stop, fit
+        other._container, other._is_going_on = None, False
+        return other

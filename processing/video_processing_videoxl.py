@@ -14,12 +14,23 @@ from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, PILImageResampling
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .video_backends_videoxl import MAX_FRAME_PIXELS
+from .video_index_videoxl import MAX_FRAME_PIXELS
 from .video_reading_videoxl import ReadAgainError, VideoDecodeError, VideoStream, VideoXLVideoMetadata, read_video
 from .video_sampling_videoxl import FrameSampling
 
 _SAMPLING_RULE = ("num_frames", "fps", "max_frames")
-_READING = ("start", "end", "repeat_frames", "do_sample_frames", "video_backend", "allow_partial", "allow_url")
+_READING = (
+    "start",
+    "end",
+    "repeat_frames",
+    "do_sample_frames",
+    "sampling",
+    "video_backend",
+    "allow_partial",
+    "allow_url",
+    "num_threads",
+    "fast_resize",
+)
 
 
 class VideoXLVideosKwargs(TypedDict, total=False):
@@ -32,9 +43,12 @@ class VideoXLVideosKwargs(TypedDict, total=False):
     end: int | float | None
     repeat_frames: bool | None
     do_sample_frames: bool | None
+    sampling: str | None
     video_backend: str | None
     allow_partial: bool | None
     allow_url: bool | None
+    num_threads: int | None
+    fast_resize: bool | None
     video_metadata: dict | VideoXLVideoMetadata | list | None
     do_resize: bool | None
     size: int | dict | None
@@ -63,7 +77,11 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         num_frames, fps, max_frames, start, end, repeat_frames: see `FrameSampling`. A call that gives one of
             `num_frames`, `fps`, `max_frames` replaces all three defaults.
         do_sample_frames: False reads every frame.
-        video_backend, allow_partial, allow_url: see `read_video`.
+        sampling: "uniform" (default), or "keyframes": for each of those frames the nearest keyframe, see
+            `FrameSampling`.
+        video_backend, allow_partial, allow_url, num_threads: see `read_video`.
+        fast_resize: files are resized by FFmpeg's swscale (bicubic) instead of PIL: less work, and pixels that
+            differ by a few of 255 levels, most where frames shrink much.
         video_metadata: for pictures and arrays, {"fps": frames per second} (or a list with one per video).
         do_resize, size, resample, do_center_crop, crop_size, do_rescale, rescale_factor, do_normalize, image_mean,
             image_std: as in `CLIPImageProcessor`; 336 pixels by default.
@@ -141,6 +159,8 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
             allow_url=bool(self._default(kwargs, "allow_url")),
             frame_rate=frame_rate,
             transform=lambda frame: self._resized(frame, pixels, video),
+            num_threads=self._default(kwargs, "num_threads"),
+            fit=self._fit(pixels) if self._default(kwargs, "fast_resize") else None,
         )
 
     def iter_chunks(self, video, chunk_frames: int = 16, **kwargs) -> Iterator[torch.Tensor]:
@@ -203,8 +223,9 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         repeat = kwargs.get("repeat_frames")
         if repeat is None:
             repeat = bool(self.repeat_frames and rule["num_frames"] is not None)
-        start, end = self._default(kwargs, "start"), self._default(kwargs, "end")
-        return FrameSampling(**rule, start=start, end=end, repeat_frames=repeat, every_frame=every_frame)
+        names = ("start", "end", "sampling")
+        given = {name: value for name in names if (value := self._default(kwargs, name)) is not None}
+        return FrameSampling(**rule, **given, repeat_frames=repeat, every_frame=every_frame)
 
     def _pixel_settings(self, kwargs: dict) -> dict:
         names = [n for n in self.valid_kwargs.__annotations__ if n not in (*_SAMPLING_RULE, *_READING)]
@@ -225,6 +246,21 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         if settings["do_center_crop"]:
             image = self.center_crop(image, settings["crop_size"])
         return image
+
+    @staticmethod
+    def _fit(settings: dict):
+        """Height and width of a frame -> those that resizing gives it; None where nothing is resized."""
+        edge = settings["size"].shortest_edge if settings["do_resize"] else None
+        if not edge:
+            return None
+
+        def fit(height: int, width: int) -> tuple[int, int]:
+            shape = np.broadcast_to(np.uint8(0), (3, height, width))
+            return get_resize_output_image_size(
+                shape, edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
+            )
+
+        return fit
 
     def _check_enlargement(self, image: np.ndarray, size, video) -> None:
         """A frame of one by a million pixels is small, but not with its shortest edge enlarged."""

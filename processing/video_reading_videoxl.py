@@ -14,9 +14,11 @@ from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
 from .video_adapters_videoxl import BackendUnfitError, check_backend, open_backend
-from .video_backends_videoxl import FrameIndexError, PyAVReader, VideoDecodeError
-from .video_sampling_videoxl import FrameSampling
+from .video_backends_videoxl import FrameIndexError, PyAVReader
+from .video_index_videoxl import VideoDecodeError
+from .video_sampling_videoxl import FrameSampling, check_positive_int
 from .video_sources_videoxl import PictureReader, checked_video_array, downloaded, folder_pictures
+from .video_threads_videoxl import frames_ahead
 
 __all__ = ["VideoDecodeError", "VideoStream", "VideoXLVideoMetadata", "read_video"]
 
@@ -26,10 +28,12 @@ logger = logging.get_logger(__name__)
 @dataclass
 class VideoXLVideoMetadata(VideoMetadata):
     """transformers' metadata (total_num_frames, fps, width, height, duration, video_backend, frames_indices) with the
-    sampled frames' own times, which a variable frame rate does not give away, and the source's name."""
+    sampled frames' own times, which a variable frame rate does not give away, the source's name, and how the frames
+    were sampled, "uniform" or "keyframes"."""
 
     frame_times: list[float] = field(default_factory=list)
     source: str | None = None
+    sampling: str = "uniform"
 
     @property
     def timestamps(self) -> list[float]:
@@ -44,7 +48,7 @@ class ReadAgainError(VideoDecodeError):
 class VideoStream:
     """The sampled frames of one video, decoded while iterating.
 
-    Iterating gives (seconds, frame uint8 [H, W, 3]) in order; only the frame at hand is in memory. Iterating again
+    Iterating gives (seconds, frame uint8 [H, W, 3]) in order; threads decode a few frames ahead. Iterating again
     reads again. A context manager; leaving it (also by an exception or Ctrl-C) closes the file.
 
     Attributes:
@@ -52,8 +56,18 @@ class VideoStream:
             `frame_times` are cut down to the frames that came once an iteration has ended.
     """
 
-    def __init__(self, reader, sampling: FrameSampling, allow_partial: bool = False, transform=None, on_close=None):
+    def __init__(
+        self,
+        reader,
+        sampling: FrameSampling,
+        allow_partial: bool = False,
+        transform=None,
+        on_close=None,
+        threads: int = 1,
+        fit=None,
+    ):
         self._reader = reader
+        self._threads, self._fit = threads, fit
         self._sampling = sampling
         self._allow_partial = allow_partial
         self._transform = transform or (lambda frame: frame)
@@ -63,7 +77,9 @@ class VideoStream:
     def _plan(self) -> None:
         reader = self._reader
         self._check_damage()
-        indices = self._sampling.indices(reader.times, reader.rate, reader.duration)
+        indices, sampling = self._sampling.indices(reader.times, reader.rate, reader.duration), "uniform"
+        if self._sampling.sampling == "keyframes":
+            indices, sampling = self._nearest_keys(indices)
         height, width = reader.size
         self.metadata = VideoXLVideoMetadata(
             total_num_frames=len(reader.times),
@@ -75,7 +91,17 @@ class VideoStream:
             frames_indices=[int(i) for i in indices],
             frame_times=[float(reader.times[i]) for i in indices],
             source=reader.path,
+            sampling=sampling,
         )
+
+    def _nearest_keys(self, indices: np.ndarray) -> tuple[np.ndarray, str]:
+        """The keyframes nearest in time to these frames, each once; the frames themselves where none is known."""
+        if not len(self._reader.keys):
+            logger.warning(f"{self._reader.path}: does not tell its keyframes: sampling='uniform' is used.")
+            return indices, "uniform"
+        return self._sampling.nearest(
+            indices, self._reader.keys, self._reader.times, self._reader.duration
+        ), "keyframes"
 
     def select(self, indices) -> None:
         """Reads these frames (ascending indices of frames that can be shown) instead of the planned ones."""
@@ -119,10 +145,11 @@ class VideoStream:
         planned = self.metadata.frames_indices
         repeats = {index: len(list(group)) for index, group in itertools.groupby(planned[skip:])}
         came = planned[:skip]
-        frames = self._reader.frames(list(repeats), self._allow_partial)
+        frames = frames_ahead(
+            self._reader, list(repeats), self._allow_partial, self._transform, self._threads, self._fit
+        )
         with contextlib.closing(frames):
             for index, frame in frames:
-                frame = self._transform(frame)
                 for _ in range(repeats[index]):
                     came.append(index)
                     self._handed_out = len(came)
@@ -171,6 +198,8 @@ def read_video(
     allow_url: bool = False,
     frame_rate: float | None = None,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    num_threads: int | None = None,
+    fit: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> VideoStream:
     """Opens a video and plans which of its frames to read.
 
@@ -183,7 +212,10 @@ def read_video(
         allow_partial: of a damaged file read what can be read instead of raising.
         allow_url: addresses are downloaded; without it they are refused.
         frame_rate: frames per second of pictures or arrays, which have no times of their own.
-        transform: applied to every decoded frame, uint8 [H, W, 3] -> anything.
+        transform: applied to every decoded frame, uint8 [H, W, 3] -> anything; called in the reading threads.
+        num_threads: that read and decode; default: the cores, at most 4.
+        fit: displayed height and width -> those that swscale (bicubic) makes of a file's frames while it turns them
+            into RGB. Faster than PIL, and not the same: see `VideoXLVideoProcessor`.
 
     Raises:
         VideoDecodeError: the video cannot be read, or (without `allow_partial`) not whole.
@@ -191,6 +223,8 @@ def read_video(
     """
     sampling = sampling or FrameSampling()
     check_backend(video_backend or "pyav")
+    check_positive_int("num_threads", num_threads)
+    threads = num_threads or min(4, os.cpu_count() or 1)
     on_close = contextlib.ExitStack()
     try:
         reader = _reader_for(video, allow_url, frame_rate, on_close)
@@ -198,7 +232,7 @@ def read_video(
         _check_clock(reader, sampling)
         if video_backend not in (None, "pyav") and hasattr(reader, "is_plain"):
             reader = _other_backend(video_backend, reader)
-        return VideoStream(reader, sampling, allow_partial, transform, on_close)
+        return VideoStream(reader, sampling, allow_partial, transform, on_close, threads, fit)
     except BaseException:
         on_close.close()
         raise

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from .video_backends_videoxl import MAX_FRAME_PIXELS, VideoDecodeError
+from .video_index_videoxl import MAX_FRAME_PIXELS, VideoDecodeError
 
 MAX_URL_BYTES = 8 * 1024**3
 MAX_URL_SECONDS = 1800
 _SOCKET_SECONDS = 30
+_RUN = 8  # pictures that one thread reads in a row
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -54,6 +55,20 @@ class PictureReader:
             except VideoDecodeError:
                 if not allow_partial:
                     raise
+
+    @property
+    def keys(self) -> np.ndarray:
+        """Every picture stands for itself."""
+        return np.arange(len(self.times))
+
+    def parts(self, indices: Sequence[int]) -> list[list[int]]:
+        """Runs that can be read at the same time."""
+        indices = [int(index) for index in indices]
+        return [indices[start : start + _RUN] for start in range(0, len(indices), _RUN)]
+
+    def clone(self, threads: int, stop=None, fit=None) -> PictureReader:
+        """Itself: several threads may read."""
+        return self
 
     def _load(self, index: int) -> np.ndarray:
         picture = self._pictures[index]
