@@ -1,7 +1,6 @@
 """Video-XL without its head: from placeholders, features and a cache to hidden states."""
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,21 +12,22 @@ from transformers.utils import logging
 from .cache_videoxl import VideoXLCache
 from .checkpointing_videoxl import Passes, RecomputedPasses, recomputed
 from .configuration_videoxl import VideoXLConfig
-from .inputs_videoxl import VisualInputs, as_items, new_columns, token_types
+from .inputs_videoxl import VisualInputs, as_items, encoder_of, new_columns, token_types
 from .loading_videoxl import OriginalLayoutMixin
 from .outputs_videoxl import GroupOutput, gather_columns, gather_rows, wanted_columns
 from .plans_videoxl import RowPlan, group_rows, longest, seeded_draws
+from .prefill_videoxl import PrefillMixin
 from .schedule_videoxl import Fillers, Rounds, Schedule
 from .text_videoxl import VideoXLPreTrainedModel, VideoXLTextModel
 from .vision_videoxl import FeatureStream, VideoXLProjector, patch_features, pool_patches
-from .windows_videoxl import IMAGE, VIDEO, RatioSetting, Segment, SpanPlanner, find_spans, plan_row
+from .windows_videoxl import IMAGE, VIDEO, RatioSetting, Segment, find_spans, plan_row
 
 logger = logging.get_logger(__name__)
 
 DRAW_SEED = 42  # as the authors' generator of random ratios
 
 
-class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
+class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
     """Vision tower, projector and language model, and the passes over text and windows that make them Video-XL."""
 
     _keys_to_ignore_on_load_unexpected = [*OriginalLayoutMixin._keys_to_ignore_on_load_unexpected, r"^lm_head\."]  # noqa: RUF012
@@ -91,7 +91,9 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
     def _encode_all(self, kind: int, name: str, pixels) -> BaseModelOutputWithPooling:
         chunk = self.config.vision_chunk_size
         items = as_items(name, pixels, self.config.vision_config.image_size)
-        features = [torch.cat([self._encode(kind, part) for part in item.split(chunk)]) for item in items]
+        encode, size = partial(self._encode, kind), self.config.vision_config.image_size
+        encoders = [encoder_of(item, encode, _real(self.vision_tower.device), size) for item in items]
+        features = [torch.cat([encode(part) for part in item.split(chunk)]) for item, encode in zip(items, encoders)]
         return BaseModelOutputWithPooling(pooler_output=features)
 
     def get_video_features(self, pixel_values_videos, **kwargs) -> BaseModelOutputWithPooling:
@@ -119,6 +121,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             tokens_per_item={IMAGE: self.config.tokens_per_tile, VIDEO: self.config.tokens_per_frame},
             chunk_size=self.config.vision_chunk_size,
             encode=self.encoder,
+            device=_real(self.vision_tower.device),
         )
 
     # Plan
@@ -229,7 +232,7 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             if schedule is not None:
                 self._keep_step(schedule, segment, rows, plans, visuals)
             if segment.visual:
-                features = [stream.take(segment.length) for stream in streams[-1]]
+                features = [stream.take_all(segment.length) for stream in streams[-1]]
                 embeds = torch.stack(features).to(self.first_device, self.language_model.dtype)  # [b, m, D]
             else:
                 embeds = embed(rows, columns)
@@ -310,7 +313,8 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
             past_key_values: what earlier calls left; extended in place.
             inputs_embeds (`[B, T, D]`): in place of `input_ids`; placeholders are recognised by their embedding.
             pixel_values: a list of `[tiles, 3, H, W]`, one per image of the new tokens, rows in order.
-            pixel_values_videos: a list of `[F, 3, H, W]`, one per video of the new tokens; or `[N, F, 3, H, W]`.
+            pixel_values_videos: a list of `[F, 3, H, W]`, one per video of the new tokens; or `[N, F, 3, H, W]`. In
+                place of a tensor also what `VideoXLVideoProcessor.stream_video` gives: read as the windows need it.
             image_sizes (`[N, 2]`): the images' heights and widths; not needed.
             mm_token_type_ids (`[B, T]`): 0 text, 1 image, 2 video; without it placeholder ids decide.
             mm_encoder_outputs: features in place of pixels, `{"image": …, "video": …}`, each with a `pooler_output`
@@ -419,60 +423,8 @@ class VideoXLModel(OriginalLayoutMixin, VideoXLPreTrainedModel):
         except BaseException:
             cache.rewind(mark)
             raise
-
-    # A video whose length nobody knows yet
-
-    @torch.no_grad()
-    def prefill_video(
-        self,
-        prefix_ids: torch.LongTensor,
-        chunks: Iterable[torch.Tensor],
-        compression_ratio: int | Sequence[int] | None = None,
-    ) -> VideoXLCache:
-        """
-        Compresses a video that comes in pieces, of a length that need not be known, into a cache.
-
-        The cache is the one that the whole prompt would leave: `generate` goes on from it with the whole ids (prefix,
-        one placeholder per visual token seen, question) or with the question's ids alone, if they are fewer.
-
-        Args:
-            prefix_ids (`[1, P]` or `[P]`): the text before the video.
-            chunks: frames in order, each `[f, 3, H, W]` of any f, as the processor makes them.
-            compression_ratio: as in `forward`; a list must have one ratio per window that comes.
-
-        Returns:
-            `VideoXLCache`: `get_seq_length()` is P and the visual tokens seen.
-
-        Raises:
-            ValueError: if there is no frame, or the list of ratios has another length than there are windows.
-        """
-        prefix_ids = prefix_ids.reshape(1, -1).to(self.first_device)
-        cache = self.new_cache()
-        cache.start(1)
-        if prefix_ids.shape[1]:
-            embeds = self.get_input_embeddings()(prefix_ids)
-            self.language_model(embeds, Segment(0, prefix_ids.shape[1]), cache, hidden_needed=False)
-        size, window = self.config.vision_config.image_size, self.config.text_config.beacon_window
-        frames = (as_items("chunks", [chunk], size)[0] for chunk in chunks)
-        pieces = itertools.chain.from_iterable(chunk.split(self.config.vision_chunk_size) for chunk in frames)
-        stream = FeatureStream(pieces, lambda piece: self._encode(VIDEO, piece))
-        setting = self.ratio_setting(compression_ratio)
-        planner, lengths, last = SpanPlanner(self.config.summarize_remainder), [], False
-        while not last:
-            features = stream.take(window)
-            if features is None:
-                raise ValueError("chunks held no frame: give at least one chunk of [f, 3, H, W].")
-            last = stream.exhausted()
-            lengths.append(features.shape[0])
-            segment = planner.window(0, lengths[-1], setting.of_window(len(lengths) - 1, lengths), last)
-            if segment.kept:
-                embeds = features[None].to(self.first_device, self.language_model.dtype)
-                self.language_model(embeds, segment, cache, hidden_needed=False)
-            else:
-                cache.advance(segment.length, 0, True, True)
-        setting.for_windows(lengths)  # a list that is too long is an error, too
-        self._warn_of_loss(planner.lost, sum(lengths))
-        return cache
+        finally:
+            run["visuals"].close()
 
 
 def _real(device: torch.device) -> torch.device | None:

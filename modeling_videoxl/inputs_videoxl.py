@@ -1,6 +1,7 @@
 """What one call gives the model besides token ids: which tokens are visual, and the features that they stand for."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ PIXEL_ARGUMENTS = {IMAGE: "pixel_values", VIDEO: "pixel_values_videos"}
 
 def as_items(name: str, pixels, image_size: int) -> list[torch.Tensor]:
     """
-    The pixel tensors of a call, one `[F, 3, H, W]` per video, or `[tiles, 3, H, W]` per image.
+    The pixel tensors of a call, one `[F, 3, H, W]` per video, or `[tiles, 3, H, W]` per image; a video that is read
+    while the model works (`VideoXLVideoProcessor.stream_video`) passes, its pieces are looked at when they come.
 
     Raises:
         ValueError: for a tensor of another shape, a name and a shape said.
@@ -23,6 +25,8 @@ def as_items(name: str, pixels, image_size: int) -> list[torch.Tensor]:
         pixels = [pixels]
     items = list(pixels)
     for index, item in enumerate(items):
+        if is_streamed(item):
+            continue
         shape = tuple(getattr(item, "shape", ()))
         if len(shape) != 4 or shape[1:] != (3, image_size, image_size) or not shape[0]:
             raise ValueError(
@@ -30,6 +34,23 @@ def as_items(name: str, pixels, image_size: int) -> list[torch.Tensor]:
                 f"{image_size}, {image_size}] with at least one, as the processor makes them."
             )
     return items
+
+
+def is_streamed(item) -> bool:
+    """Whether this is a video whose frames are still to be read: it gives levels, and makes pixel values of them."""
+    return hasattr(item, "pixel_values") and hasattr(item, "split")
+
+
+def encoder_of(item, encode: Callable[[torch.Tensor], torch.Tensor], device, image_size: int):
+    """`encode` for the pieces that `item.split` gives; those of a streamed video are normalised on `device`."""
+    if not is_streamed(item):
+        return encode
+
+    def encode_levels(piece: torch.Tensor) -> torch.Tensor:
+        (piece,) = as_items("a streamed video's frames", [piece], image_size)
+        return encode(item.pixel_values(piece.to(device)))
+
+    return encode_levels
 
 
 class VisualInputs:
@@ -44,6 +65,7 @@ class VisualInputs:
         tokens_per_item: by kind, the visual tokens of one frame or tile.
         chunk_size (`int`): frames that are encoded at once.
         encode: `(kind, pixel_values)` to features `[tokens, D]`.
+        device: of the vision tower.
     """
 
     def __init__(
@@ -54,6 +76,7 @@ class VisualInputs:
         tokens_per_item: dict[int, int],
         chunk_size: int,
         encode: Callable[[int, torch.Tensor], torch.Tensor],
+        device: torch.device | None = None,
     ):
         self._chunk_tokens = {kind: tokens * chunk_size for kind, tokens in tokens_per_item.items()}
         self.lengths: dict[int, list[int]] = {}
@@ -68,8 +91,11 @@ class VisualInputs:
                 lengths = [item.shape[0] for item in features]
             else:
                 items = as_items(PIXEL_ARGUMENTS[kind], given, image_size) if given is not None else []
-                sources = [(item.split(chunk_size), _encoder(encode, kind)) for item in items]
-                lengths = [item.shape[0] * tokens_per_item[kind] for item in items]
+                encode_kind = partial(encode, kind)
+                sources = [
+                    (item.split(chunk_size), encoder_of(item, encode_kind, device, image_size)) for item in items
+                ]
+                lengths = [len(item) * tokens_per_item[kind] for item in items]
             self.lengths[kind], self._sources[kind] = lengths, sources
 
     def __bool__(self) -> bool:
@@ -84,6 +110,12 @@ class VisualInputs:
         """The visual tokens of one item, encoded as they are asked for."""
         return FeatureStream(*self._sources[kind][item])
 
+    def close(self) -> None:
+        """Ends what reads videos while the model works."""
+        for chunks, _ in (source for sources in self._sources.values() for source in sources):
+            if hasattr(chunks, "close"):
+                chunks.close()
+
     def chunks(self, kind: int, item: int, start: int, stop: int) -> int:
         """How many chunks of an item are encoded when its visual tokens `start` to `stop` are asked for, in order."""
         if self._sources[kind][item][1] is _unchanged:
@@ -94,10 +126,6 @@ class VisualInputs:
 
 def _unchanged(features: torch.Tensor) -> torch.Tensor:
     return features
-
-
-def _encoder(encode: Callable, kind: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda pixel_values: encode(kind, pixel_values)
 
 
 def new_columns(attention_mask: torch.Tensor | None, length: int) -> np.ndarray | None:

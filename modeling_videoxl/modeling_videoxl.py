@@ -1,6 +1,6 @@
 """Video-XL with its language-model head: logits, loss and generation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -64,9 +64,10 @@ class VideoXLForCausalLM(OriginalLayoutMixin, VideoXLGenerationMixin, VideoXLPre
         prefix_ids: torch.LongTensor,
         chunks: Iterable[torch.Tensor],
         compression_ratio: int | Sequence[int] | None = None,
+        on_window: Callable[[VideoXLCache], None] | None = None,
     ) -> VideoXLCache:
         """See `VideoXLModel.prefill_video`."""
-        return self.model.prefill_video(prefix_ids, chunks, compression_ratio)
+        return self.model.prefill_video(prefix_ids, chunks, compression_ratio, on_window)
 
     def forward(
         self,

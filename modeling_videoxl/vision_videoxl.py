@@ -80,6 +80,21 @@ class FeatureStream:
         self._ready = [ready[count:]] if ready.shape[0] > count else []
         return ready[:count]
 
+    def take_all(self, count: int) -> torch.Tensor:
+        """The next `count` visual tokens, `[count, D]`.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        taken = self.take(count)
+        came = 0 if taken is None else taken.shape[0]
+        if came < count:
+            raise ValueError(
+                f"A video gave {count - came} visual tokens fewer than its placeholders are: frames that were planned "
+                "did not come. Read it first (without stream=True), or leave allow_partial off."
+            )
+        return taken
+
     def exhausted(self) -> bool:
         """Whether nothing follows what was taken; looks one chunk ahead."""
         self._fill(1)

@@ -15,12 +15,10 @@ from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.generation import GenerationMixin
 from transformers.pipelines.base import Pipeline
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from .watching_videoxl import Watched
 
 DEFAULT_MAX_NEW_TOKENS = 256
-CHUNK_FRAMES = 16
 _RETURN_NAMES = ("return_memory", "return_seconds")
 _FORWARD_NAMES = ("compression_ratio", "use_checkpoint_generation")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -34,12 +32,11 @@ class Request:
     """
 
     questions: list[str]
-    prompts: list[list[int]]  # one per question, a placeholder per visual token
-    heads: list[int]  # of each prompt, the tokens up to the last visual one
-    visuals: dict[str, Any]
+    rows: list[list[int]]  # the prompt of each question, a placeholder per image or video
+    visuals: dict[str, Any]  # videos are read while the model works on them
     asked: dict[str, Any]  # the input, as the answer repeats it
     is_list: bool  # several questions: several answers
-    seconds: float  # that reading took
+    seconds: float  # that opening took
 
 
 class VideoQuestionAnsweringPipeline(Pipeline):
@@ -94,8 +91,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             compression_ratio: visual tokens per summary token; the model's default if not given, 0 for none.
             use_checkpoint_generation: start from the checkpoint's generation configuration instead of greedy decoding.
             return_memory: put what the memory held after the answer, `cache.summary()`, under `memory`.
-            return_seconds: put the seconds of wall time under `seconds`: `read` and `compress` of the video so far,
-                and `answer` of this question.
+            return_seconds: put the seconds of wall time under `seconds`: `read`, that the model waited for frames,
+                and `compress` of the video so far, and `answer` of this question.
             streamer, max_new_tokens (256), do_sample, num_beams, …: every argument of `generate`.
 
         Returns:
@@ -163,11 +160,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             visuals = self.processor.visual_inputs(rows[:1], images=[_as_list(asked["images"])], **visual_kwargs)
         else:
             images, videos = self.processor.chat_media(chats[:1])
-            visuals = self.processor.visual_inputs(rows[:1], images, videos, **visual_kwargs)
-        prompts = [self.processor.expand([row], visuals)[0] for row in rows]
-        heads = [self._head(prompt) for prompt in prompts]
+            visuals = self.processor.visual_inputs(rows[:1], images, videos, **{"stream": True, **visual_kwargs})
         seconds = time.perf_counter() - started
-        return {"request": Request(questions, prompts, heads, visuals, asked, is_list, seconds)}
+        return {"request": Request(questions, rows, visuals, asked, is_list, seconds)}
 
     def _conversations(self, inputs: Any, as_frames: bool) -> tuple[list, dict[str, Any], list[str], bool]:
         """One conversation per question, the input to repeat in the answer, the questions, whether they are a list."""
@@ -240,25 +235,25 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return {"records": [self._forward(one, *arguments)["records"] for one in inputs]}
         model, arguments = self._configured(dict(generate_kwargs or {}), use_checkpoint_generation)
         records, memory, remembered = [], None, None
-        compressing = 0.0
-        for question, prompt, head in zip(request.questions, request.prompts, request.heads):
-            started = time.perf_counter()
+        watched = Watched(request.seconds)
+        for question, row in zip(request.questions, request.rows):
+            started, head = time.perf_counter(), self._head(row)
             # a template may end the prompt with the video: then no text is left to ask a memory with
-            if model.generation_config.use_cache is False or head == len(prompt):
+            if model.generation_config.use_cache is False or head == len(row):
                 past = {**_pixels(request.visuals), "compression_ratio": compression_ratio}
                 cache = None if model.generation_config.use_cache is False else self.model.new_cache()
             else:
-                if prompt[:head] != remembered:
-                    memory = self._remember(prompt[:head], request.visuals, compression_ratio)
-                    remembered = prompt[:head]
-                    compressing += time.perf_counter() - started
+                if row[:head] != remembered:
+                    memory = self._remember(row[:head], request.visuals, compression_ratio, watched)
+                    remembered = row[:head]
                     started = time.perf_counter()
                 past, cache = {}, memory.copy()
+            (prompt,) = self.processor.expand([row], request.visuals)
             tokens = self._new_tokens(model, prompt, past_key_values=cache, **past, **arguments)
             record = {"tokens": tokens, "question": question, **request.asked}
             record["memory"] = None if cache is None else cache.summary()
             answering = time.perf_counter() - started
-            record["seconds"] = {"read": request.seconds, "compress": compressing, "answer": answering}
+            record["seconds"] = {"read": watched.read, "compress": watched.compressed, "answer": answering}
             records.append(record)
         return {"records": records if request.is_list else records[0]}
 
@@ -268,23 +263,31 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
         return getattr(output, "sequences", output)[:, len(prompt) :].tolist()
 
-    def _remember(self, head: list[int], visuals: dict[str, Any], compression_ratio: Any) -> Any:
-        """The cache that the prompt leaves up to its last visual token."""
-        ids = torch.tensor([head], dtype=torch.long, device=self.device)  # [1, head]
-        videos = visuals.get("pixel_values_videos") or []
+    def _remember(self, head: list[int], visuals: dict[str, Any], compression_ratio: Any, watched: Watched) -> Any:
+        """The cache that the prompt leaves up to its last visual token; `head` has one placeholder per item."""
+        videos, started = visuals.get("pixel_values_videos") or [], time.perf_counter()
+        read_before = watched.read
         if len(videos) == 1 and not visuals.get("pixel_values"):
-            before = ids[:, : head.index(self.processor.video_token_id)]
-            return self.model.prefill_video(before, _with_progress(videos[0].split(CHUNK_FRAMES)), compression_ratio)
-        cache = self.model.new_cache()
-        if head:
-            self.model.model(
-                input_ids=ids,
-                past_key_values=cache,
-                use_cache=True,
-                compression_ratio=compression_ratio,
-                logits_to_keep=torch.zeros(0, dtype=torch.long),  # nobody asks for any output
-                **_pixels(visuals),
-            )
+            before = torch.tensor([head[: head.index(self.processor.video_token_id)]], dtype=torch.long)
+            try:
+                cache = watched.prefill(self.model, before, videos[0], compression_ratio)
+            except ValueError as error:
+                if not getattr(error, "read_again", False):
+                    raise
+                cache = watched.prefill(self.model, before, videos[0], compression_ratio)
+        else:
+            cache = self.model.new_cache()
+            if head:
+                ids = torch.tensor(self.processor.expand([head], visuals), dtype=torch.long, device=self.device)
+                self.model.model(
+                    input_ids=ids,  # [1, head]
+                    past_key_values=cache,
+                    use_cache=True,
+                    compression_ratio=compression_ratio,
+                    logits_to_keep=torch.zeros(0, dtype=torch.long),  # nobody asks for any output
+                    **_pixels(visuals),
+                )
+        watched.compressed += time.perf_counter() - started - (watched.read - read_before)
         return cache
 
     def _configured(self, arguments: dict[str, Any], use_checkpoint: bool) -> tuple[Any, dict[str, Any]]:
@@ -365,11 +368,6 @@ def _last_question(messages: Sequence[Mapping]) -> str:
 
 def _pixels(visuals: Mapping[str, Any]) -> dict[str, Any]:
     return {name: visuals[name] for name in ("pixel_values", "pixel_values_videos") if visuals.get(name)}
-
-
-def _with_progress(chunks: Sequence[torch.Tensor]) -> Iterable[torch.Tensor]:
-    """A bar for films that take a while; `transformers.utils.logging.disable_progress_bar()` turns it off."""
-    return logging.tqdm(chunks, desc="Reading the video", unit="chunk", disable=len(chunks) < 5, leave=False)
 
 
 __all__ = ["VideoQuestionAnsweringPipeline"]

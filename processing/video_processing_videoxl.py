@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from .video_index_videoxl import MAX_FRAME_PIXELS
 from .video_reading_videoxl import ReadAgainError, VideoDecodeError, VideoStream, VideoXLVideoMetadata, read_video
 from .video_sampling_videoxl import FrameSampling
+from .video_stream_videoxl import GeneratorStream, StreamedVideo, check_same_size
 
 _SAMPLING_RULE = ("num_frames", "fps", "max_frames")
 _READING = (
@@ -30,6 +32,7 @@ _READING = (
     "allow_url",
     "num_threads",
     "fast_resize",
+    "stream",
 )
 
 
@@ -61,6 +64,7 @@ class VideoXLVideosKwargs(TypedDict, total=False):
     do_normalize: bool | None
     image_mean: float | list | tuple | None
     image_std: float | list | tuple | None
+    stream: bool | None
     return_metadata: bool | None
     return_tensors: str | None
     device: str | torch.device | None
@@ -85,6 +89,7 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         video_metadata: for pictures and arrays, {"fps": frames per second} (or a list with one per video).
         do_resize, size, resample, do_center_crop, crop_size, do_rescale, rescale_factor, do_normalize, image_mean,
             image_std: as in `CLIPImageProcessor`; 336 pixels by default.
+        stream: True gives, in place of each tensor, what `stream_video` returns: read while the model works.
         return_metadata: False leaves `video_metadata` out of the result.
         return_tensors: "pt" (also None) or "np".
         device: where to put the tensors.
@@ -128,6 +133,11 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         rates = _frame_rates(kwargs.pop("video_metadata", None), len(videos))
         tensors, metadata = [], []
         for video, rate in zip(videos, rates):
+            if kwargs.get("stream"):
+                tensors.append(self.stream_video(video, video_metadata=rate and {"fps": rate}, **kwargs))
+                metadata.append(tensors[-1].metadata)
+                continue
+            video = list(video) if hasattr(video, "__next__") else video
             with self.open_video(video, frame_rate=rate, **kwargs) as stream:
                 try:
                     pixels = self._read_whole(stream, kwargs)
@@ -135,7 +145,7 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
                     pixels = self._read_whole(stream, kwargs)
                 tensors.append(pixels)
                 metadata.append(stream.metadata)
-        data = {"pixel_values_videos": _as_asked(tensors, kwargs)}
+        data = {"pixel_values_videos": tensors if kwargs.get("stream") else _as_asked(tensors, kwargs)}
         if kwargs.get("return_metadata", self.return_metadata) is not False:
             data["video_metadata"] = metadata
         return BatchFeature(data)
@@ -151,6 +161,9 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         """
         kwargs = self._checked(kwargs)
         pixels = self._pixel_settings(kwargs)
+        if hasattr(video, "__next__"):
+            self._check_taken_whole(kwargs)
+            return GeneratorStream(video, lambda frame: self._resized(frame, pixels, "generator"), frame_rate)
         return read_video(
             video,
             self._sampling(kwargs),
@@ -173,21 +186,28 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         if isinstance(chunk_frames, bool) or not isinstance(chunk_frames, int) or chunk_frames < 1:
             raise ValueError(f"`chunk_frames` must be a positive integer, got {chunk_frames!r}.")
         kwargs = self._checked(kwargs)
-        rate = _frame_rates(kwargs.pop("video_metadata", None), 1)[0]
-        stream = video if hasattr(video, "metadata") else self.open_video(video, frame_rate=rate, **kwargs)
-        return self._chunks(stream, chunk_frames, kwargs)
+        if hasattr(video, "metadata"):
+            streamed = StreamedVideo(lambda: video, self._levels(kwargs))
+        else:
+            streamed = self.stream_video(video, **kwargs)
+        streamed.metadata  # noqa: B018 - what cannot be opened is an error at once
+        chunks = streamed.split(chunk_frames)
+        return (_as_asked([streamed.pixel_values(chunk)], kwargs)[0] for chunk in chunks)
 
-    def _chunks(self, stream: VideoStream, chunk_frames: int, kwargs: dict) -> Iterator[torch.Tensor]:
-        settings = self._pixel_settings(kwargs)
-        with stream:
-            chunk = []
-            for _, frame in stream:
-                chunk.append(self._normalised(frame, settings))
-                if len(chunk) == chunk_frames:
-                    yield _as_asked([_stack(chunk)], kwargs)[0]
-                    chunk = []
-            if chunk:
-                yield _as_asked([_stack(chunk)], kwargs)[0]
+    def stream_video(self, video, **kwargs) -> StreamedVideo:
+        """One video to be read while the model works on it: give it to the model in place of its pixel values.
+
+        Args:
+            video: what `read_video` takes, or a generator of PIL images or uint8 arrays [H, W, 3], which is taken
+                whole.
+            **kwargs: see the class.
+
+        Returns:
+            StreamedVideo: in `pixel_values_videos` of `forward` and `generate`, or for `prefill_video`.
+        """
+        kwargs = self._checked(dict(kwargs))
+        rate = _frame_rates(kwargs.pop("video_metadata", None), 1)[0]
+        return StreamedVideo(partial(self.open_video, video, frame_rate=rate, **kwargs), self._levels(kwargs))
 
     def _read_whole(self, stream: VideoStream, kwargs: dict) -> torch.Tensor:
         settings = self._pixel_settings(kwargs)
@@ -197,7 +217,7 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
                 values = self._normalised(frame, settings)
                 if pixels is None:
                     pixels = np.empty((len(stream), *values.shape), dtype=np.float32)  # [F, 3, H, W]
-                _check_same_size(pixels[0], values)
+                check_same_size(pixels[0], values)
                 pixels[count] = values
                 count += 1
         return torch.from_numpy(pixels[:count])
@@ -210,6 +230,12 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
             known = ", ".join(self.valid_kwargs.__annotations__)
             raise TypeError(f"{type(self).__name__} does not know {', '.join(map(repr, unknown))}; it takes {known}.")
         return kwargs
+
+    def _check_taken_whole(self, kwargs: dict) -> None:
+        names = (*_SAMPLING_RULE, "start", "end", "repeat_frames", "sampling")
+        given = [name for name in names if kwargs.get(name) is not None]
+        if given:
+            raise ValueError(f"A generator of frames is taken whole: leave out {', '.join(given)}, or pass a list.")
 
     def _default(self, kwargs: dict, name: str):
         value = kwargs.get(name)
@@ -283,6 +309,11 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
             image = self.normalize(image, settings["image_mean"], settings["image_std"])
         return image.astype(np.float32, copy=False)
 
+    def _levels(self, kwargs: dict) -> np.ndarray:
+        """The pixel value of each of the 256 levels of each channel, float32 [3, 256]."""
+        levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+        return self._normalised(levels, self._pixel_settings(kwargs))[:, 0]
+
     # ------------------------------------------------- transformers' own hooks
 
     def sample_frames(self, metadata, num_frames=None, fps=None, **kwargs) -> np.ndarray:
@@ -337,20 +368,6 @@ def _frame_rates(metadata, count: int) -> list[float | None]:
         if rate is not None and not rate > 0:
             raise ValueError(f"`video_metadata` with fps={rate!r}: frames per second must be above 0.")
     return rates
-
-
-def _check_same_size(first: np.ndarray, other: np.ndarray) -> None:
-    if first.shape != other.shape:
-        raise ValueError(
-            f"Frames of different sizes, {first.shape[1:]} and {other.shape[1:]}: leave do_resize and "
-            "do_center_crop on."
-        )
-
-
-def _stack(chunk: list[np.ndarray]) -> torch.Tensor:
-    for frame in chunk:
-        _check_same_size(chunk[0], frame)
-    return torch.from_numpy(np.stack(chunk))
 
 
 def _as_asked(tensors: list[torch.Tensor], kwargs: dict) -> list:

@@ -44,6 +44,8 @@ class VideoXLVideoMetadata(VideoMetadata):
 class ReadAgainError(VideoDecodeError):
     """The plan of frames turned out wrong while frames had been handed out; a second iteration is right."""
 
+    read_again = True
+
 
 class VideoStream:
     """The sampled frames of one video, decoded while iterating.

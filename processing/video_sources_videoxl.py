@@ -71,15 +71,19 @@ class PictureReader:
         return self
 
     def _load(self, index: int) -> np.ndarray:
-        picture = self._pictures[index]
-        if isinstance(picture, (str, os.PathLike)):
-            return _load_picture(os.fspath(picture))
-        if isinstance(picture, Image.Image):
-            return np.array(picture.convert("RGB"))
-        return _checked_frame(picture, f"{self.path}, frame {index}")
+        return loaded_picture(self._pictures[index], f"{self.path}, frame {index}")
 
     def close(self) -> None:
         pass
+
+
+def loaded_picture(picture, source: str) -> np.ndarray:
+    """uint8 [H, W, 3] of a PIL image, a picture's path, or an array that is it already; `source` names it."""
+    if isinstance(picture, (str, os.PathLike)):
+        return _load_picture(os.fspath(picture))
+    if isinstance(picture, Image.Image):
+        return np.array(picture.convert("RGB"))
+    return _checked_frame(picture, source)
 
 
 def folder_pictures(folder: str) -> list[str]:

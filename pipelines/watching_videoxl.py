@@ -1,0 +1,70 @@
+"""A video on its way through the model, watched: a progress bar, and the seconds that reading held it up."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+PATIENCE = 2.0  # seconds before a bar appears
+
+
+class Watched:
+    """
+    Prefills a model with videos, and keeps count.
+
+    Args:
+        read: seconds that opening took.
+
+    Attributes:
+        read: seconds that the model waited for frames.
+        compressed: seconds that it worked on them; the caller's to add to.
+    """
+
+    def __init__(self, read: float):
+        self.read, self.compressed = read, 0.0
+
+    def prefill(self, model: Any, prefix_ids: torch.Tensor, video: Any, compression_ratio: Any) -> Any:
+        """The cache of `model.prefill_video`, with a bar of frames where it takes a while.
+
+        `transformers.utils.logging.disable_progress_bar()` turns the bar off.
+        """
+        with logging.tqdm(desc="Watching", unit="frame", delay=PATIENCE, leave=False) as bar:
+            watched = _WatchedVideo(video, self, bar)
+            return model.prefill_video(prefix_ids, watched, compression_ratio, watched.show_kept)
+
+
+class _WatchedVideo:
+    """A streamed video, or its pixel values, whose pieces are counted."""
+
+    def __init__(self, video: Any, watched: Watched, bar: Any):
+        self._video, self._watched, self._bar = video, watched, bar
+
+    def split(self, count: int) -> Iterator[torch.Tensor]:
+        pieces = iter(self._video.split(count))
+        metadata = getattr(self._video, "metadata", None)
+        planned = getattr(metadata, "frames_indices", None) if metadata is not None else self._video
+        self._bar.total = None if planned is None else len(planned)
+        try:
+            while True:
+                started = time.perf_counter()
+                piece = next(pieces, None)
+                self._watched.read += time.perf_counter() - started
+                if piece is None:
+                    return
+                yield piece
+                self._bar.update(len(piece))  # it was asked for the next one: this one is encoded
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+
+    def pixel_values(self, piece: torch.Tensor) -> torch.Tensor:
+        make = getattr(self._video, "pixel_values", None)
+        return piece if make is None else make(piece)
+
+    def show_kept(self, cache: Any) -> None:
+        """Writes behind the bar how many frames are read and how many entries the memory keeps."""
+        read = getattr(self._video, "frames_read", None)
+        told = {} if read is None else {"read": read}
+        self._bar.set_postfix({**told, "kept": sum(cache.summary()["kept"].values())}, refresh=False)
