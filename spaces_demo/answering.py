@@ -88,9 +88,8 @@ def answer_stream(
     yield Progress(f"Reading {num_frames} frames …")
     inputs = {"video": video, "question": list(questions)}
     read = pipe.preprocess(inputs, num_frames=num_frames, allow_partial=allow_partial)
-    times = read["request"].visuals["video_metadata"][0].timestamps
-    span = f"{len(times)} frames read, {clock(times[0])} to {clock(times[-1])}."
-    yield Progress(f"{span} Compressing …")
+    film = read["request"].visuals["pixel_values_videos"][0]
+    yield Progress(f"Reading {_span(film)}, compressing them …")
     streamer, answers = AnswerStreamer(pipe.tokenizer), []
     with ThreadPoolExecutor(max_workers=1) as executor:
         arguments = {"compression_ratio": compression_ratio, "generate_kwargs": {"streamer": streamer}}
@@ -102,12 +101,18 @@ def answer_stream(
                     answers.append("")
                 else:
                     answers[-1] += piece
-                yield Progress(f"{span} Answering {len(answers)} of {len(questions)} …", list(answers))
+                status = f"{_span(film)} read. Answering {len(answers)} of {len(questions)} …"
+                yield Progress(status, list(answers))
         finally:
             streamer.abandon()
         records = pipe.postprocess(work.result(), return_memory=True, return_seconds=True)
     answers = [record["answer"] for record in records]
-    yield Progress(f"{span} {_seconds(records)}", answers, records[0]["memory"])
+    yield Progress(f"{_span(film)} read. {_seconds(records)}", answers, records[0]["memory"])
+
+
+def _span(film: Any) -> str:
+    times = film.metadata.timestamps
+    return f"{len(times)} frames, {clock(times[0])} to {clock(times[-1])}"
 
 
 def clock(seconds: float) -> str:
@@ -120,4 +125,7 @@ def clock(seconds: float) -> str:
 def _seconds(records: Sequence[dict]) -> str:
     last = records[-1]["seconds"]
     answering = sum(record["seconds"]["answer"] for record in records)
-    return f"Read in {last['read']:.1f} s, compressed in {last['compress']:.1f} s, answered in {answering:.1f} s."
+    return (
+        f"Waited {last['read']:.1f} s for frames, compressed in {last['compress']:.1f} s, answered in "
+        f"{answering:.1f} s."
+    )

@@ -39,7 +39,7 @@ def test_streams_the_pipelines_answer_and_what_was_kept(ask, pipe, film, ratio):
     assert words == expected["memory"]["text"]
     numbers = expected["memory"]["kept"]
     assert table_of(kept) == [numbers[kind] for kind in ("beacons", "visual", "sink", "text", "total")]
-    assert "20 frames read, 0:00 to 0:30." in status
+    assert "20 frames, 0:00 to 0:30 read." in status
     streamed = [state[1] for state in states]
     assert streamed[0] == ""
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(streamed))
@@ -48,7 +48,7 @@ def test_streams_the_pipelines_answer_and_what_was_kept(ask, pipe, film, ratio):
 
 
 def test_stages_come_in_order(ask, film):
-    words = ["Reading 20 frames", "Compressing", "Answering 1 of 2", "Answering 2 of 2", "answered in"]
+    words = ["Reading 20 frames …", "compressing them", "Answering 1 of 2", "Answering 2 of 2", "answered in"]
     seen = [next(word for word in words if word in state[0]) for state in ask(film, "\n\n".join(QUESTIONS))]
     assert [word for word, _ in itertools.groupby(seen)] == words
 
@@ -69,7 +69,7 @@ def test_damaged_file_is_read_as_far_as_possible_when_asked(ask, pipe, cut_film)
     states = ask(cut_film, QUESTION, partial=True)
     assert states[-1][1] == expected["answer"]
     read = pipe.processor.video_processor(cut_film, num_frames=20, allow_partial=True)["pixel_values_videos"][0]
-    assert states[-1][0].startswith(f"{len(read)} frames read, 0:00 to 0:1")
+    assert states[-1][0].startswith(f"{len(read)} frames, 0:00 to 0:1")
 
 
 @pytest.mark.parametrize(
