@@ -8,6 +8,7 @@ import torch
 from transformers.utils import logging
 
 PATIENCE = 2.0  # seconds before a bar appears
+RHYTHM = 0.1  # seconds between two pictures of it
 
 
 class Watched:
@@ -30,7 +31,7 @@ class Watched:
 
         `transformers.utils.logging.disable_progress_bar()` turns the bar off.
         """
-        with logging.tqdm(desc="Watching", unit="frame", delay=PATIENCE, leave=False) as bar:
+        with logging.tqdm(desc="Watching", unit="frame", delay=PATIENCE, mininterval=RHYTHM, leave=False) as bar:
             watched = _WatchedVideo(video, self, bar)
             return model.prefill_video(prefix_ids, watched, compression_ratio, watched.show_kept)
 

@@ -116,15 +116,13 @@ class GeneratorStream:
     """
 
     def __init__(self, frames: Iterator, transform: Callable[[np.ndarray], np.ndarray], rate: float | None = None):
-        self._frames, self._transform, self._rate, self._taken = frames, transform, rate or 1.0, False
+        self._frames, self._transform, self._rate = frames, transform, rate or 1.0
         self.metadata = VideoXLVideoMetadata(
             total_num_frames=0, fps=self._rate, video_backend="generator", frames_indices=None, source="generator"
         )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        if self._taken:
-            raise VideoDecodeError("A generator of frames can be read once: pass list(generator) to ask again.")
-        self._taken, count = True, 0
+        count = 0
         for picture in self._frames:
             frame = loaded_picture(picture, f"generator, frame {count}")
             if not count:
@@ -132,7 +130,9 @@ class GeneratorStream:
             yield count / self._rate, self._transform(frame)
             count += 1
         if not count:
-            raise VideoDecodeError("generator: it holds no frames.")
+            raise VideoDecodeError(
+                "generator: it holds no frames, or no more: it can be read once. Pass list(generator) to ask again."
+            )
         self.metadata.total_num_frames, self.metadata.duration = count, count / self._rate
         self.metadata.frames_indices = list(range(count))
         self.metadata.frame_times = [index / self._rate for index in range(count)]

@@ -146,6 +146,7 @@ def test_a_bar_counts_the_frames(pipe, film, monkeypatch):
 
     written = io.StringIO()
     monkeypatch.setattr(watching_videoxl, "PATIENCE", 0)
+    monkeypatch.setattr(watching_videoxl, "RHYTHM", 0)
     monkeypatch.setattr("sys.stderr", written)
     logging.enable_progress_bar()
     pipe(video=film, question="Why?", do_sample_frames=False, max_new_tokens=2)
