@@ -1,5 +1,6 @@
 """Loading a model from a folder in the authors' layout, and saving it in ours."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -28,6 +29,7 @@ register_checkpoint_conversion_mapping(
     overwrite=True,
 )
 
+UNQUANTIZED = (r"(model\.)?vision_tower", r"(model\.)?multi_modal_projector", "lm_head")  # patterns of module names
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -44,7 +46,10 @@ class OriginalLayoutMixin:
         Args:
             vision_tower: for the authors' layout, which names its vision tower by a path of theirs: a folder or Hub id
                 with that tower's `config.json`. Known CLIP names need none.
+            quantization_config: leaves vision tower, projector and head alone, unless it names modules itself.
         """
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = spare_vision(kwargs["quantization_config"])
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if config is None and pretrained_model_name_or_path is not None:
             original, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
@@ -90,6 +95,19 @@ class OriginalLayoutMixin:
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """As everywhere in transformers; `save_original_format=True` writes the authors' tensor names."""
         return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+def spare_vision(quantization):
+    """
+    A quantization configuration (or its dict) that leaves vision tower, projector and head as they are, where it does
+    not say itself what it leaves: they are a fiftieth of the weights, and everything that is seen passes through them.
+    """
+    quantization = copy.copy(quantization)
+    fields = quantization if isinstance(quantization, dict) else vars(quantization)
+    names = [name for name in ("modules_to_not_convert", "llm_int8_skip_modules") if name in fields]
+    if not any(fields[name] for name in names):
+        fields.update({name: list(UNQUANTIZED) for name in names or ["modules_to_not_convert"]})
+    return quantization
 
 
 def _tokenizer_folder(name, hub: dict) -> Path:

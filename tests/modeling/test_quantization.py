@@ -1,0 +1,53 @@
+"""Weight-only quantization of the language model by the library's own configurations."""
+
+import pytest
+import torch
+from small_model import GREEDY
+from torch import nn
+from transformers import BitsAndBytesConfig, QuantoConfig
+
+from tests.conftest import CHECKPOINT
+from videoxl import VideoXLForCausalLM, VideoXLModel
+from videoxl.modeling_videoxl.loading_videoxl import spare_vision
+
+VISION = {"vision_tower": CHECKPOINT / "clip"}
+
+
+def quantized(model, part):
+    """Names of the part's modules whose weights are no plain ones any more."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if part in name and isinstance(module, nn.Linear) and type(module) is not nn.Linear
+    ]
+
+
+@pytest.mark.parametrize("model_class", [VideoXLForCausalLM, VideoXLModel])
+def test_int8_spares_what_sees(model_class):
+    model = model_class.from_pretrained(CHECKPOINT, **VISION, quantization_config=QuantoConfig(weights="int8"))
+    assert quantized(model, "language_model")
+    assert any("beacon" in name for name in quantized(model, "language_model"))
+    assert not quantized(model, "vision_tower") and not quantized(model, "projector") and not quantized(model, "head")
+
+
+def test_int8_is_the_model_of_the_rounded_weights(small, film):
+    ids, frames = film
+    arguments = {"pixel_values_videos": [frames], "compression_ratio": 8}
+    exact = small.logits(ids, **arguments)
+    model = VideoXLForCausalLM.from_pretrained(CHECKPOINT, **VISION, quantization_config=QuantoConfig(weights="int8"))
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]), **arguments).logits[0]
+        for name in quantized(model, "language_model"):
+            small.model.get_submodule(name).weight.copy_(model.get_submodule(name).weight.dequantize())
+    torch.testing.assert_close(logits, small.logits(ids, **arguments), atol=1e-3, rtol=0)
+    assert 0 < (logits - exact).norm() < 0.1 * exact.norm()
+    assert model.generate(torch.tensor([ids]), **GREEDY, **arguments).shape[1] > len(ids)
+
+
+def test_who_names_modules_decides():
+    given = QuantoConfig(weights="int8", modules_to_not_convert=["lm_head"])
+    assert spare_vision(given).modules_to_not_convert == ["lm_head"]
+    plain = QuantoConfig(weights="int8")
+    assert len(spare_vision(plain).modules_to_not_convert) == 3 and plain.modules_to_not_convert is None
+    assert len(spare_vision(BitsAndBytesConfig(load_in_8bit=True)).llm_int8_skip_modules) == 3
+    assert len(spare_vision({"quant_method": "quanto", "weights": "int8"})["modules_to_not_convert"]) == 3
