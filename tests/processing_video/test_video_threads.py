@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from video_files import UNEVEN, decode_plainly, number_in, write_video
+from video_files import UNEVEN, add_hidden_packet, decode_plainly, number_in, write_video
 
 from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
 from videoxl.processing.video_reading_videoxl import VideoDecodeError, read_video
@@ -107,6 +107,16 @@ def test_a_stream_is_the_whole_piece_by_piece(processor, film):
     assert torch.equal(again, whole)
     assert streamed.frames_read == 23
     assert not reading_threads()
+
+
+def test_a_second_reading_knows_the_true_frames(processor, tmp_path):
+    path = add_hidden_packet(write_video(tmp_path / "plain.mp4", "mpeg4", gop=600), tmp_path / "hidden.mp4", after=40)
+    streamed = processor.stream_video(path, num_frames=7, do_resize=False, do_center_crop=False)
+    with pytest.raises(VideoDecodeError, match="Read it again") as caught:
+        list(streamed.split(2))
+    assert caught.value.read_again
+    frames = torch.cat(list(streamed.split(2))).permute(0, 2, 3, 1).numpy()
+    assert [number_in(frame) for frame in frames] == np.linspace(0, 59, 7, dtype=int).tolist()
 
 
 @pytest.mark.parametrize("settings", [{"do_normalize": False}, {"do_rescale": False, "do_normalize": False}])

@@ -1,0 +1,30 @@
+"""The GPU benchmark on a toy: it runs, and its count of arithmetic is torch's."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import gpu
+
+
+def test_it_runs(tmp_path):
+    output = tmp_path / "gpu.json"
+    gpu.main(["--tiny", "--device", "cpu", "--frames", "32", "--output", str(output)])
+    told = json.loads(output.read_text())
+    assert [row["ratio"] for row in told["prefill"]] == list(gpu.RATIOS)
+    assert all(0 < row["share_of_peak"] < 1 and row["kept"] > 0 for row in told["prefill"])
+    assert told["decoding"]["tokens_per_second"] > 0 and len(told["authors"]["seconds"]["authors"]) == 2
+
+
+@pytest.mark.parametrize("ratio", [2, 8])
+def test_arithmetic_is_counted_as_torch_counts_it(ratio):
+    shapes = dataclasses.replace(gpu.TINY, layers=24)  # of few layers those count that compute VST rows alone
+    bench = gpu.Bench(shapes, gpu.build_model(shapes, "cpu"), "cpu")
+    bench.model.set_attn_implementation("eager")
+    frames = 100
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        bench.prefill(frames, ratio)
+    assert gpu.prefill_flops(shapes, frames, ratio) == pytest.approx(counter.get_total_flops(), rel=0.15)  # eager computes what the causal mask hides
