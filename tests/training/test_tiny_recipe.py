@@ -14,6 +14,7 @@ from videoxl.synthetic.needles import COLOURS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, sentences
 from videoxl.training.assembly import assemble
 from videoxl.training.run import read_config
+from videoxl.training.tiny_ablation import VARIANTS, run_variants, score, varied
 from videoxl.training.tiny_data import (
     NO_COLOUR,
     NO_SIGN,
@@ -328,3 +329,37 @@ def test_another_shape_of_heads_is_refused():
     config.num_key_value_heads = 4
     with pytest.raises(ValueError, match="4 heads on 4 of keys"):
         start_attention(Qwen2ForCausalLM(config), seed=0)
+
+
+def test_ablation(settings, tmp_path):
+    checkpoints = run_variants(settings, tmp_path, None, 1.0, 0)
+    assert list(checkpoints) == list(VARIANTS)
+    towers = [json.loads((tmp_path / f"variant-{n}" / "vision" / "finished.json").read_text()) for n in range(3)]
+    assert towers[0] == towers[1] == towers[2]  # trained once
+    pooled = AutoModelForCausalLM.from_pretrained(checkpoints["pooled 16x, no VSTs"])
+    assert pooled.config.tokens_per_frame == 1
+    table = score(checkpoints, tmp_path, [4, 9], 1).splitlines()
+    assert [line.split(" | ")[1] for line in table[2:]] == [*["4x", "8x", "16x"] * 2, "1 token a frame"]
+    assert (tmp_path / "table.md").read_text().splitlines() == table
+
+
+def test_ablation_shortens_and_changes_only_what_it_names(settings):
+    changed = varied(settings, 0.5, ratios=[16])
+    for kind in ("spelled", "films"):
+        for before, after in zip(settings[kind], changed[kind]):
+            assert after["steps"] == 2 and after["ratios"] == [16]
+            assert {**after, "steps": 0, "ratios": 0, "training": 0} == {
+                **before,
+                "steps": 0,
+                "ratios": 0,
+                "training": 0,
+            }
+    assert changed["vision"] == settings["vision"] and changed["assembly"] == settings["assembly"]
+
+
+def test_ways_of_asking(settings):
+    with pytest.raises(ValueError, match="shouted"):
+        TaskRows(1, 1, (4, 4), 3, 0, ways=["shouted"])
+    rows = TaskRows(20, 1, (4, 4), 3, 0, ways=["letter"], captions=0.0)
+    replies = [turn["value"] for row in map(rows.__getitem__, range(20)) for turn in row["conversations"][1::2]]
+    assert replies and all(reply.startswith("Best option: (") and len(reply) == 16 for reply in replies)

@@ -1,0 +1,124 @@
+"""The paper's ablations with the small checkpoint's recipe, shortened: `python -m videoxl.training.tiny_ablation`.
+
+One recipe, three ways to make a film small: VSTs whose ratio is drawn for every window; VSTs at one fixed ratio; and
+no VSTs, but the visual tokens of a frame pooled by the same factor. All start from the same vision tower. Then the
+needle test, and a table.
+"""
+
+import argparse
+import copy
+import json
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .run import CONFIGS, read_config
+from .tiny_recipe import Recipe
+
+FIXED = 16
+WHOLE_FRAME = 8  # patches along a frame's side: pooled over all of them a frame is one token, a sixteenth
+VARIANTS: dict[str, dict[str, Any]] = {
+    "VSTs, ratios drawn": {},
+    f"VSTs, {FIXED}x alone": {"ratios": [FIXED]},
+    f"pooled {FIXED}x, no VSTs": {"ratios": [0], "pool_stride": WHOLE_FRAME},
+}
+STAGED = ("spelled", "seeing", "films")
+
+
+def varied(
+    settings: dict[str, Any], share: float, ratios: Sequence[int] | None = None, pool_stride: int | None = None
+) -> dict[str, Any]:
+    """
+    The recipe's settings with `share` of the steps behind the vision tower, and with other compression.
+
+    Args:
+        ratios: of every stage, in place of its own.
+        pool_stride: of the patches.
+    """
+    settings = copy.deepcopy(settings)
+    for stage in (stage for kind in STAGED for stage in settings[kind]):
+        stage["steps"] = max(1, math.ceil(stage["steps"] * share))
+        training = stage["training"]
+        training["warmup_steps"] = math.ceil(training.get("warmup_steps", 0) * share)
+        if ratios is not None and "ratios" in stage:
+            stage["ratios"] = list(ratios)
+    if pool_stride is not None:
+        settings["assembly"]["pool_stride"] = pool_stride
+    return settings
+
+
+def run_variants(
+    settings: dict[str, Any], output: Path, vision: Path | None, share: float, seed: int
+) -> dict[str, Path]:
+    """
+    Trains every variant; what is finished is not run again.
+
+    Args:
+        vision: folder of a finished stage `vision` of this recipe, to be used by all; trained once without it.
+
+    Returns:
+        `dict[str, Path]`: the checkpoint of each.
+    """
+    checkpoints = {}
+    for number, (name, changes) in enumerate(VARIANTS.items()):
+        folder = output / f"variant-{number}"
+        if vision is not None and not (folder / "vision").exists():
+            shutil.copytree(vision, folder / "vision", ignore=shutil.ignore_patterns("run"))
+        checkpoints[name] = Recipe(varied(settings, share, **changes), folder, seed).run()
+        vision = folder / "vision"
+    return checkpoints
+
+
+def score(checkpoints: dict[str, Path], output: Path, frames: Sequence[int], questions: int) -> str:
+    """The needle test of every variant, as a table in Markdown, written to `output/table.md` as well."""
+    from transformers import pipeline
+
+    from videoxl import TASK
+    from videoxl.evaluation.niah import NiahSettings, run_niah
+
+    lines = ["| trained | read at | " + " | ".join(f"{count} frames" for count in frames) + " |"]
+    lines.append("|---" * (2 + len(frames)) + "|")
+    for number, (name, checkpoint) in enumerate(checkpoints.items()):
+        ratios = (0,) if VARIANTS[name].get("ratios") == [0] else (4, 8, FIXED)
+        settings = NiahSettings(frames=tuple(frames), ratios=ratios, questions=questions)
+        told = run_niah(pipeline(TASK, model=str(checkpoint)), settings, output / f"niah-{number}")
+        for row in told["ratios"]:
+            means = []
+            for count in frames:
+                scores = [cell["score"] for cell in row["cells"] if cell["frames"] == count]
+                means.append(f"{100 * sum(scores) / len(scores):.1f}")
+            read = f"{row['ratio']}x" if row["ratio"] else "1 token a frame"
+            lines.append(f"| {name} | {read} | " + " | ".join(means) + " |")
+    table = "\n".join(lines) + "\n"
+    (output / "table.md").write_text(table)
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains and scores; stopped, the same command goes on."""
+    parser = argparse.ArgumentParser(prog="python -m videoxl.training.tiny_ablation", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path(".tiny_ablation"))
+    parser.add_argument("--vision", type=Path, help="a finished stage `vision` (default: trained once)")
+    parser.add_argument("--config", default=str(CONFIGS / "tiny.yaml"))
+    parser.add_argument("--share", type=float, default=0.25, help="of the recipe's steps (default: a quarter)")
+    parser.add_argument("--frames", default="16,64,256")
+    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    settings = read_config(arguments.config)
+    try:
+        checkpoints = run_variants(settings, arguments.output, arguments.vision, arguments.share, arguments.seed)
+        frames = [int(count) for count in arguments.frames.split(",")]
+        print(score(checkpoints, arguments.output, frames, arguments.questions))
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    (arguments.output / "settings.json").write_text(json.dumps({"share": arguments.share, "seed": arguments.seed}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
