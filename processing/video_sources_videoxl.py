@@ -62,8 +62,10 @@ class PictureReader:
         return np.arange(len(self.times))
 
     def parts(self, indices: Sequence[int]) -> list[list[int]]:
-        """Runs that can be read at the same time."""
+        """Runs that can be read at the same time; one where images are opened ones, of which two may be the same."""
         indices = [int(index) for index in indices]
+        if any(isinstance(self._pictures[index], Image.Image) for index in indices):
+            return [indices]
         return [indices[start : start + _RUN] for start in range(0, len(indices), _RUN)]
 
     def clone(self, threads: int, stop=None, fit=None) -> PictureReader:

@@ -155,6 +155,13 @@ def test_an_error_comes_behind_the_frames_before_it(processor, tmp_path):
     assert not reading_threads()
 
 
+def test_one_opened_picture_many_times(processor, tmp_path):
+    Image.new("RGB", (400, 400), (9, 99, 199)).save(tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as picture:  # nothing of it is loaded yet
+        (frames,) = processor([picture] * 40, do_sample_frames=False, num_threads=4)["pixel_values_videos"]
+    assert torch.equal(frames, frames[:1].expand_as(frames))
+
+
 def test_a_generator_is_taken_whole_and_once(processor):
     frames = [np.full((40, 50, 3), 10 * number, np.uint8) for number in range(7)]
     (whole,) = processor(np.stack(frames), do_sample_frames=False)["pixel_values_videos"]
