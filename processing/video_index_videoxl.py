@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class PyAVFile:
     def _index_packets(self) -> None:
         """Frame times from the packets, without decoding; by decoding where packets do not tell."""
         stream = self._stream
-        shown, keys, truthful, discarded, ended = [], [], True, 0, None
+        shown, keys, truthful, discarded, ended, self._end = [], [], True, 0, None, 0.0
         packets = self._container.demux(stream)
         while True:
             try:
@@ -166,6 +167,7 @@ class PyAVFile:
                 truthful = False
                 break
             shown.append(packet.pts)
+            self._end = max(self._end, (packet.pts + (packet.duration or 0)) * float(stream.time_base))
             if packet.is_keyframe:
                 keys.append(packet.pts)
         pts = np.array(sorted(shown), dtype=np.int64)
@@ -235,10 +237,20 @@ class PyAVFile:
             return self.duration >= self._container.duration / 1e6 - 0.5 / self.rate
         return False
 
+    def _ends_early(self) -> bool:
+        """Whether a Matroska file's tag promises more than came: its reader passes over damaged parts in silence."""
+        told = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self._stream.metadata.get("DURATION", ""))
+        if told is None or not self._by_time:
+            return False
+        hours, minutes, seconds = map(float, told.groups())
+        return 3600 * hours + 60 * minutes + seconds - max(self._end, float(self.times[-1])) > 3 / self.rate
+
     def _note_cut(self, ended: str | None, discarded: int = 0, last: int | None = None) -> None:
         """Adds damage at the end if the file stops before its last frame; `last`: time of the last packet in it."""
         declared = self._stream.frames
-        if ended is None:
+        if ended is None and self._ends_early():
+            ended = "the file is damaged"
+        elif ended is None:
             if not is_cut_short(self.path) or self._holds_all(discarded):
                 return
             ended = "the file is cut short"

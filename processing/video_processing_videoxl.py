@@ -191,8 +191,13 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         else:
             streamed = self.stream_video(video, **kwargs)
         streamed.metadata  # noqa: B018 - what cannot be opened is an error at once
-        chunks = streamed.split(chunk_frames)
-        return (_as_asked([streamed.pixel_values(chunk)], kwargs)[0] for chunk in chunks)
+        return self._pixel_chunks(streamed, chunk_frames, kwargs)
+
+    @staticmethod
+    def _pixel_chunks(streamed: StreamedVideo, chunk_frames: int, kwargs: dict) -> Iterator[torch.Tensor]:
+        with contextlib.closing(streamed.split(chunk_frames)) as chunks:
+            for chunk in chunks:
+                yield _as_asked([streamed.pixel_values(chunk)], kwargs)[0]
 
     def stream_video(self, video, **kwargs) -> StreamedVideo:
         """One video to be read while the model works on it: give it to the model in place of its pixel values.

@@ -97,10 +97,17 @@ def write_video(
     options: dict | None = None,
     container_options: dict | None = None,
 ) -> str:
-    """Writes numbered frames; `ticks[i]` is the presentation time of frame i in milliseconds (default: even)."""
+    """
+    Writes numbered frames; `ticks[i]` is the presentation time of frame i in milliseconds (default: even).
+
+    With one thread and no random identifiers every machine writes the same bytes, which some tests damage.
+    """
     width, height = size
-    with av.open(str(path), "w", format=container, options=container_options or {}) as out:
+    with av.open(
+        str(path), "w", format=container, options={"fflags": "+bitexact", **(container_options or {})}
+    ) as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
+        stream.codec_context.thread_count = 1
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.gop_size = gop
         if ticks is not None:
