@@ -45,14 +45,18 @@ class PyAVReader(PyAVFile):
             VideoDecodeError: a wanted frame is damaged.
             FrameIndexError: the index is untrue; call `reindex` and plan anew.
         """
+        indices = [int(index) for index in indices]
         fetch = self._start_fetching(indices)
+        if self._keys_alone:
+            done = 0
+            for done, frame in enumerate(self._frames_of_keys(indices), 1):
+                yield indices[done - 1], self._picture(frame)
+            if done == len(indices):
+                return
+            indices, self._keys_alone = indices[done:], False
+            self._open()
         for index in indices:
-            frame = fetch(int(index))
-            if frame is None and fetch == self._frame_of_key:
-                self._keys_alone = False
-                self._open()
-                fetch = self._frame_at_time
-                frame = fetch(int(index))
+            frame = fetch(index)
             if frame is not None:
                 yield int(index), self._picture(frame)
             elif not allow_partial:
@@ -65,7 +69,7 @@ class PyAVReader(PyAVFile):
     def _start_fetching(self, indices: Sequence[int]) -> Callable[[int], Any]:
         """Gets ready for these frames, without opening the file anew where it can be gone on in; how to get one."""
         if not self._by_time:
-            self._wanted, self._ordinal = None, -1
+            self._wanted, self._ordinal, self._keys_alone = None, -1, False
             self._open()
             return self._frame_at_ordinal
         wanted = {int(pts) for pts in self._pts[list(indices)]}
@@ -79,7 +83,7 @@ class PyAVReader(PyAVFile):
         # and a packet of which nothing is shown is noticed.
         skips = self.is_plain and not self._sequential and self._stream.codec_context.has_b_frames
         self._wanted = wanted if skips else None
-        return self._frame_of_key if keys_alone else self._frame_at_time
+        return self._frame_at_time
 
     def _has_ahead(self, target: int) -> bool:
         """Whether the frame shown at `target` can be reached without opening the file anew."""
@@ -98,24 +102,34 @@ class PyAVReader(PyAVFile):
         image = frame.to_ndarray(format="rgb24", height=fitting[0], width=fitting[1], interpolation="BICUBIC")
         return upright(frame, image)
 
-    def _frame_of_key(self, index: int) -> Any:
-        """A keyframe from its packet alone; None if that is not what comes out."""
-        target = int(self._pts[index])
+    def _frames_of_keys(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The frames of these keyframes' packets, of which alone the decoder is told; ends where others come out."""
+        coming = iter(self._pts[indices].tolist())
         try:
-            if index - self._passed > _SEEK_BEYOND:
-                self._container.seek(target, stream=self._stream, backward=True)
-                self._packets = self._container.demux(self._stream)
-            packet = next((packet for packet in self._packets if packet.size and packet.pts == target), None)
-            if packet is None or packet.is_corrupt:
-                return None
-            frames = [*self._stream.decode(packet), *self._stream.decode(None)]
-            self._stream.codec_context.flush_buffers()
+            for frame in self._decoded_keys(indices):
+                if frame.is_corrupt or frame.pts != next(coming, None):
+                    return
+                yield frame
         except pyav_errors():
-            return None
-        self._passed = index
-        if len(frames) != 1 or frames[0].pts != target or frames[0].is_corrupt:
-            return None
-        return frames[0]
+            return
+
+    def _decoded_keys(self, indices: Sequence[int]) -> Iterator[Any]:
+        for index in indices:
+            if index - self._passed > _SEEK_BEYOND:
+                yield from self._drained()
+                self._container.seek(int(self._pts[index]), stream=self._stream, backward=True)
+                self._packets = self._container.demux(self._stream)
+            self._passed, target = index, self._pts[index]
+            packet = next((packet for packet in self._packets if packet.pts == target and packet.size), None)
+            if packet is None or packet.is_corrupt:
+                return
+            yield from self._stream.decode(packet)
+        yield from self._drained()
+
+    def _drained(self) -> Iterator[Any]:
+        """What is still inside the decoder, which can go on after it."""
+        yield from self._stream.decode(None)
+        self._stream.codec_context.flush_buffers()
 
     def _frame_at_time(self, index: int) -> Any:
         target = int(self._pts[index])

@@ -147,7 +147,7 @@ class PyAVFile:
     def _index_packets(self) -> None:
         """Frame times from the packets, without decoding; by decoding where packets do not tell."""
         stream = self._stream
-        shown, keys, truthful, discarded, ended, self._end = [], [], True, 0, None, 0.0
+        shown, keys, truthful, discarded, ended, last = [], [], True, 0, None, None
         packets = self._container.demux(stream)
         while True:
             try:
@@ -167,10 +167,11 @@ class PyAVFile:
                 truthful = False
                 break
             shown.append(packet.pts)
-            self._end = max(self._end, (packet.pts + (packet.duration or 0)) * float(stream.time_base))
+            last = packet
             if packet.is_keyframe:
                 keys.append(packet.pts)
         pts = np.array(sorted(shown), dtype=np.int64)
+        self._shows_last_for = 0.0 if last is None else float((last.duration or 0) * stream.time_base)
         self._keys = np.array(sorted(keys), dtype=np.int64)
         truthful &= not ("avi" in self._container.format.name and stream.codec_context.name in _GUESSED_IN_AVI)
         self._by_time = truthful and len(pts) == len(np.unique(pts))
@@ -243,7 +244,8 @@ class PyAVFile:
         if told is None or not self._by_time:
             return False
         hours, minutes, seconds = map(float, told.groups())
-        return 3600 * hours + 60 * minutes + seconds - max(self._end, float(self.times[-1])) > 3 / self.rate
+        came = float(self._pts[-1] * self._stream.time_base) + self._shows_last_for
+        return 3600 * hours + 60 * minutes + seconds - came > 3 / self.rate
 
     def _note_cut(self, ended: str | None, discarded: int = 0, last: int | None = None) -> None:
         """Adds damage at the end if the file stops before its last frame; `last`: time of the last packet in it."""
