@@ -66,6 +66,7 @@ class Recipe:
     def __init__(self, settings: dict[str, Any], output: Path, seed: int):
         self.settings, self.output, self.seed = settings, output, seed
         self._trained: list[str] = []  # stages behind the first ones, in their order
+        self._take_cores: Callable[[], Any] = lambda: None  # that another stage's process has left
 
     def run(self) -> Path:
         """
@@ -108,7 +109,7 @@ class Recipe:
     def _beside(self, name: str) -> Iterator[None]:
         """
         Runs the stage in a process of its own while the block runs, each on half of the cores: models of this size
-        gain little from a second one.
+        gain little from a second one. Once it has ended, the stages that are still to come get all.
         """
         if (self.output / name / FINISHED).is_file():
             yield
@@ -118,6 +119,7 @@ class Recipe:
         command = [sys.executable, "-m", __spec__.name, "--output", str(self.output), "--only", name]
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": half})
         torch.set_num_threads(int(half))
+        self._take_cores = lambda: process.poll() is not None and torch.set_num_threads(cores)
         try:
             yield
             if process.wait():
@@ -141,6 +143,7 @@ class Recipe:
         if (folder / FINISHED).is_file():
             return
         print(f"Stage {name}", flush=True)
+        self._take_cores()
         start = time.time()
         told = run(folder)
         (folder / FINISHED).write_text(json.dumps({"seconds": round(time.time() - start, 1), **(told or {})}))
