@@ -27,6 +27,8 @@ _SEEKABLE = {"mov", "matroska", "avi"}
 _REORDERING = 16
 #: AVI stores no presentation times; for these codecs FFmpeg's guess is not in the order of display.
 _GUESSED_IN_AVI = {"h264", "hevc"}
+#: Between two packets of a sound Matroska file lie fewer bytes than these, when it holds one stream.
+_HOLE_BYTES = 128
 #: "explode" makes decoders report damage that they would otherwise conceal with guessed pictures.
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
 
@@ -49,6 +51,16 @@ class Damage:
     time: float
     text: str
     until: float | None = None
+
+
+def _has_hole(last: Any, packet: Any) -> bool:
+    """
+    Whether bytes and time were passed over between two packets of a file with nothing but this stream: Matroska's
+    reader looks for the next sound part behind a damaged one, and says nothing.
+    """
+    if None in (last.pos, packet.pos) or not last.duration:
+        return False
+    return packet.pts - last.pts > 1.5 * last.duration and packet.pos - last.pos - last.size > _HOLE_BYTES
 
 
 class PyAVFile:
@@ -148,6 +160,7 @@ class PyAVFile:
         """Frame times from the packets, without decoding; by decoding where packets do not tell."""
         stream = self._stream
         shown, keys, truthful, discarded, ended, last = [], [], True, 0, None, None
+        holes, watched = [], "matroska" in self._container.format.name and len(self._container.streams) == 1
         packets = self._container.demux(stream)
         while True:
             try:
@@ -166,6 +179,8 @@ class PyAVFile:
             if packet.pts is None:
                 truthful = False
                 break
+            if watched and last is not None and _has_hole(last, packet):
+                holes.append((last.pts, packet.pts))
             shown.append(packet.pts)
             last = packet
             if packet.is_keyframe:
@@ -179,6 +194,7 @@ class PyAVFile:
         self._may_seek = bool(_SEEKABLE & set(self._container.format.name.split(",")))
         if self._by_time:
             self._set_times(pts)
+            self.damage += [self._damage_between(*np.searchsorted(pts, sorted(hole)).tolist()) for hole in holes]
             self._note_cut(ended, discarded, shown[-1])
         else:
             self.reindex()
