@@ -100,7 +100,7 @@ class OriginalLayoutMixin:
 def spare_vision(quantization):
     """
     A quantization configuration (or its dict) that leaves vision tower, projector and head as they are, where it does
-    not say itself what it leaves: they are a fiftieth of the weights, and everything that is seen passes through them.
+    not say itself what it leaves: they are a ninth of the 7B weights, and all that is seen or said passes them.
     """
     quantization = copy.copy(quantization)
     fields = quantization if isinstance(quantization, dict) else vars(quantization)
