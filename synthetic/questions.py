@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .needles import CARDS, COLOURS, VALUES, Needle
+from .needles import CARDS, COLOURS, VALUES, Needle, colours_of
 from .phrases import PHRASES
 from .plans import Plan
 
@@ -95,6 +95,15 @@ def _some(rng: np.random.Generator, values: Sequence[str], count: int, without: 
     return [str(value) for value in rng.choice(left, min(count, len(left)), replace=False)]
 
 
+def _never(plan: Plan, kind: str, value: str) -> tuple[str, ...]:
+    """
+    Colours that are not offered beside `value`: in training those that it is never shown in. Else who trains learns
+    that they are always wrong, which the other splits' films are not.
+    """
+    known = colours_of("train", kind, value) if plan.split == "train" else tuple(COLOURS)
+    return tuple(colour for colour in COLOURS if colour not in known)
+
+
 def _name(kind: str, value: str) -> str:
     """As [`Needle.name`], of what need not be shown."""
     return f"the {kind} {value}" if kind in ("number", "letter") else f"the {value}"
@@ -119,7 +128,7 @@ def _retrieval(rng: np.random.Generator, plan: Plan) -> list[Question]:
             others[-1] = str(rng.choice([others[-1], NONE_SHOWN]))
             made.append(_ask(rng, "retrieval", "which", _start(_name(kind, value)), value, others, kind=kind))
     for _, needle in _unique(plan):
-        others = _some(rng, tuple(COLOURS), 3, [needle.colour])
+        others = _some(rng, tuple(COLOURS), 3, [needle.colour, *_never(plan, needle.kind, needle.value)])
         others[-1] = str(rng.choice([others[-1], NOT_SHOWN]))
         answer = _start(f"{needle.name} was on {needle.colour}")
         made.append(_ask(rng, "retrieval", "colour", answer, needle.colour, others, name=needle.name))
@@ -127,7 +136,8 @@ def _retrieval(rng: np.random.Generator, plan: Plan) -> list[Question]:
         shown = [needle for _, needle in plan.cards if needle.colour == colour]
         if len(shown) == 1:
             kind = str(rng.choice(CARDS))
-            others = _some(rng, VALUES[kind], 3, [shown[0].value])
+            never = [value for value in VALUES[kind] if colour in _never(plan, kind, value)]
+            others = _some(rng, VALUES[kind], 3, [shown[0].value, *never])
             answer = f"On {colour}: {shown[0].name}."
             made.append(_ask(rng, "retrieval", "card", answer, shown[0].value, others, colour=colour))
     return made
@@ -265,7 +275,7 @@ def _absence(rng: np.random.Generator, plan: Plan) -> list[Question]:
         if not plan.of_kind(kind):
             others = _some(rng, VALUES[kind], 3)
             made.append(_ask(rng, "absence", "which", f"No {kind} was shown.", NONE_SHOWN, others, kind=kind))
-    others = _some(rng, tuple(COLOURS), 3)
+    others = _some(rng, tuple(COLOURS), 3, _never(plan, *missing))
     made.append(_ask(rng, "absence", "colour", "It was not shown.", "it was not shown", others, name=_name(*missing)))
     return made
 

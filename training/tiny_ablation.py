@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     f"VSTs, {FIXED}x alone": {"ratios": [FIXED]},
     f"pooled {FIXED}x, no VSTs": {"ratios": [0], "pool_stride": WHOLE_FRAME},
 }
-STAGED = ("spelled", "seeing", "films")
+STAGED = ("spelled", "seeing", "album")
 
 
 def varied(

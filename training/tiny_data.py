@@ -11,7 +11,7 @@ from videoxl.synthetic.films import FRAME_SIZE, Film
 from videoxl.synthetic.needles import CARDS, COLOURS, VALUES, Needle, overlay, overlay_practice_card
 from videoxl.synthetic.plans import MOST_CARDS, Plan, make_needle
 from videoxl.synthetic.questions import OPTION_LETTERS, Question, describe
-from videoxl.synthetic.tasks import FAMILIES, Sample, draw_sample, sample_rng
+from videoxl.synthetic.tasks import FAMILIES, draw_sample, sample_rng
 
 SIGNS = tuple((kind, value) for kind, values in VALUES.items() for value in values)
 NO_SIGN, NO_COLOUR = len(SIGNS), len(COLOURS)  # the classes of a frame without a needle
@@ -118,7 +118,8 @@ def turns(
 
 class TaskRows(Dataset):
     """
-    Conversations about films of the training split, as rows of the annotation format.
+    Conversations about films of the training split, as rows of the annotation format; the film is told in words, as
+    `spelled`.
 
     Films of one batch have the same number of frames and the same `ratio_key`, so that the model takes them together.
 
@@ -127,7 +128,6 @@ class TaskRows(Dataset):
         frames: fewest and most frames of a film, of which each batch draws one number.
         questions: turns of a conversation, at most.
         seed: of the training run; no two seeds share films.
-        processor: makes `pixel_values_videos` of the frames; without one the rows tell them in words, as `spelled`.
         split: of the synthetic world.
         families, cards: of the films' questions, and how many cards a film shows; see [`draw_sample`].
         captions: share of the conversations that describe the film as well.
@@ -141,7 +141,6 @@ class TaskRows(Dataset):
         frames: tuple[int, int],
         questions: int,
         seed: int,
-        processor=None,
         split: str = "train",
         families: Sequence[str] = FAMILIES,
         cards: int = MOST_CARDS,
@@ -153,7 +152,7 @@ class TaskRows(Dataset):
         self.ways = ways
         self.families, self.cards, self.captions = families, cards, captions
         self.batches, self.batch_size, self.frames, self.questions = batches, batch_size, frames, questions
-        self.seed, self.processor, self.split = seed, processor, split
+        self.seed, self.split = seed, split
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -173,16 +172,10 @@ class TaskRows(Dataset):
             description = describe(rng, Plan(self.split, frames, sample.film.needles))
             # At the end it teaches to see; before the questions, to find their answers in what has been said.
             questions.insert(0 if rng.random() < 0.25 else len(questions), description)
-        row = {"id": sample.id, "conversations": turns(questions, rng, "<image>", self.ways), "ratio_key": batch}
-        if self.processor is None:
-            return {**row, "spelled": spelled(sample.film)}
-        return {**row, "pixel_values_videos": self._pixels(sample)}
+        conversation = turns(questions, rng, "<image>", self.ways)
+        return {"id": sample.id, "conversations": conversation, "ratio_key": batch, "spelled": spelled(sample.film)}
 
     def frames_of(self, batch: int) -> int:
         """Frames of every film of a batch: as many short films as long ones, on a scale of doublings."""
         low, high = np.log2(self.frames)
         return round(2 ** sample_rng(self.split, self.seed, 4, batch).uniform(low, high))
-
-    def _pixels(self, sample: Sample) -> torch.Tensor:
-        """float32 [F, 3, S, S]."""
-        return self.processor.video_processor(sample.film.array(), return_tensors="pt")["pixel_values_videos"][0]

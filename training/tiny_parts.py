@@ -20,6 +20,7 @@ PLAIN_ATTENTION = "eager"  # at this size and in bfloat16 the fastest on a CPU, 
 # first of them the end of the prompt.
 WORDS = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"  # what the chat template writes around texts
+MARK = "system"  # of those, the word that stands once before every film
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -109,15 +110,16 @@ class FrameReader(nn.Module):
         return {"loss": loss, "right": right}
 
 
-class FrameCollator:
-    """Frames of `SingleFrames` to a batch of `FrameReader`, normalized as the processor does it."""
+def normalized(pixels: torch.Tensor) -> torch.Tensor:
+    """Drawn frames, uint8 [B, S, S, 3], to the pixel values that the processor makes of them, float32 [B, 3, S, S]."""
+    processor = image_processor()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
 
-    def __init__(self):
-        processor = image_processor()
-        self.mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1)
-        self.std = torch.tensor(processor.image_std).view(1, 3, 1, 1)
+
+class FrameCollator:
+    """Frames of `SingleFrames` to a batch of `FrameReader`."""
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        pixels = torch.stack([row["pixels"] for row in rows]).permute(0, 3, 1, 2)  # [B, 3, S, S]
         batch = {name: torch.tensor([row[name] for row in rows]) for name in ("sign", "colour")}
-        return {"pixel_values": (pixels / 255 - self.mean) / self.std, **batch}
+        return {"pixel_values": normalized(torch.stack([row["pixels"] for row in rows])), **batch}

@@ -2,8 +2,9 @@
 
 Stages follow each other as configs/tiny.yaml lists them: a tokenizer, an untrained Qwen2 and an untrained vision
 tower, assembled to a Video-XL; its language model and VSTs on films spelled in words, and beside that, in a process of
-its own, the vision tower on single frames; the projector between the two; then everything, on films. A stage that is
-finished is not run again, and one that was stopped goes on from its last checkpoint.
+its own, the vision tower on single frames; the projector between the two; then the language model and its VSTs again,
+on films put together from frames that the tower has seen. A stage that is finished is not run again, and one that was
+stopped goes on from its last checkpoint.
 """
 
 import argparse
@@ -21,16 +22,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.tasks import sentences
 
 from .assembly import assemble
 from .run import CONFIGS, last_checkpoint, read_config, run_training
+from .tiny_album import AlbumFrames, AlbumTrainer
 from .tiny_data import SingleFrames, TaskRows
 from .tiny_parts import (
     CHAT_WORDS,
+    MARK,
     PLAIN_ATTENTION,
     FrameCollator,
     FrameReader,
@@ -42,10 +52,10 @@ from .tiny_parts import (
 from .tiny_record import write_record
 from .tiny_start import start_attention, start_beacons
 from .tiny_words import FrameSpeller, SpelledTrainer
-from .trainer import VideoXLTrainer
 
 FINISHED = "finished.json"
 RECIPE = "recipe.json"
+SPEAKING = ["language_model", "beacons", "lm_head"]
 
 
 class FrameTrainer(Trainer):
@@ -84,7 +94,7 @@ class Recipe:
         with self._beside("vision"):
             before = self._films("spelled", "assembled")
         before = self._see(before)
-        before = self._films("films", before)
+        before = self._films("album", before)
         self.stage("checkpoint", partial(self._finish, before=before))
         return self.output / "checkpoint"
 
@@ -213,20 +223,20 @@ class Recipe:
             **self.settings["assembly"],
         )
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
-        start_beacons(model, self.seed)
+        tokenizer = AutoProcessor.from_pretrained(folder / "model").tokenizer
+        start_beacons(model, self.seed, tokenizer.convert_tokens_to_ids(MARK))
         model.save_pretrained(folder / "model")
 
     def _train(self, folder: Path, stage: dict[str, Any], before: str, number: int, kind: str) -> dict:
-        """Films, or films spelled in words."""
+        """Films spelled in words, or of an album's frames."""
         model = self.output / before / "model"
-        pictures = kind == "films"
+        album = kind == "album"
         rows = TaskRows(
             batches=stage["steps"],
             batch_size=stage["batch_size"],
             frames=tuple(stage["frames"]),
             questions=stage["questions"],
-            seed=self.seed * 100 + number + 50 * pictures,
-            processor=AutoProcessor.from_pretrained(model) if pictures else None,
+            seed=self.seed * 100 + number + 50 * album,
             **{name: stage[name] for name in ("families", "cards", "captions", "ways") if name in stage},
         )
         config = {
@@ -239,10 +249,14 @@ class Recipe:
             "train_sampling_strategy": "sequential",
             "max_frames": stage["frames"][1],
             "curriculum": [{"ratios": stage["ratios"]}],
+            "trained_parts": SPEAKING,
             **stage["training"],
         }
         resume = _checkpoint_of(folder / "run") is not None
-        trainer_class = VideoXLTrainer if pictures else SpelledTrainer
+        trainer_class = SpelledTrainer
+        if album:
+            frames = AlbumFrames(**stage["album"], seed=self.seed * 100 + number)
+            trainer_class = partial(AlbumTrainer, frames=frames, blur=stage["blur"])
         trainer = run_training(config, resume=resume, train_rows=rows, trainer_class=trainer_class)
         trainer.save_model(str(folder / "model"))
         return {"log": trainer.state.log_history}

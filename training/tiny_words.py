@@ -89,8 +89,8 @@ class FrameSpeller(nn.Module):
         return words[truth.clamp(min=0)] * (truth != UNKNOWN)[:, None]
 
 
-class SpelledCollator(VideoXLCollator):
-    """As its parent, for rows with `spelled`, a text for each frame; the batch has `spelled`, a list of [F, W]."""
+class FilmCollator(VideoXLCollator):
+    """As its parent, for rows with `spelled`, a text for each frame; the batch has `films`, as `code` makes them."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """See the parent."""
@@ -99,21 +99,49 @@ class SpelledCollator(VideoXLCollator):
         shown = [{**row, PIXELS: empty.expand(len(row["spelled"]), 3, size, size)} for row in rows]
         batch = super().__call__(shown)
         batch.pop(PIXELS)
-        return {**batch, "spelled": [word_ids(self.processor.tokenizer, row["spelled"]) for row in rows]}
+        return {**batch, "films": [self.code(row) for row in rows]}
+
+    def code(self, row: Mapping[str, Any]) -> torch.Tensor:
+        """A film as its trainer wants it."""
+        raise NotImplementedError
 
 
-class SpelledTrainer(VideoXLTrainer):
-    """Puts the words' embeddings, as they are in that step, in the place of the visual tokens."""
+class FilmTrainer(VideoXLTrainer):
+    """Puts what stands for a film in the place of its visual tokens."""
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, *, collator_class: type[FilmCollator], pages: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.data_collator = SpelledCollator(kwargs["processing_class"], max_frames=kwargs["args"].max_frames)
+        given = {} if pages is None else {"pages": pages}
+        self.data_collator = collator_class(kwargs["processing_class"], max_frames=kwargs["args"].max_frames, **given)
+
+    def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
+        """What stands for a film as the collator coded it, [F · M, D]."""
+        raise NotImplementedError
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """See the parent."""
         inputs = dict(inputs)
-        table = self.accelerator.unwrap_model(model).get_input_embeddings().weight
-        tokens = model.config.tokens_per_frame
-        films = [bags(ids, table).repeat_interleave(tokens, 0) for ids in inputs.pop("spelled")]  # [F · M, D] each
+        whole = self.accelerator.unwrap_model(model)
+        films = [self.visual_tokens(whole, film) for film in inputs.pop("films")]
         inputs["mm_encoder_outputs"] = {"video": films}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+class SpelledCollator(FilmCollator):
+    """Each frame becomes the ids of its words, int64 [F, W]."""
+
+    def code(self, row: Mapping[str, Any]) -> torch.Tensor:
+        """See the class."""
+        return word_ids(self.processor.tokenizer, row["spelled"])
+
+
+class SpelledTrainer(FilmTrainer):
+    """Puts the words' embeddings, as they are in that step, in the place of the visual tokens."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(collator_class=SpelledCollator, **kwargs)
+
+    def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
+        """See the parent."""
+        sums = bags(film, model.get_input_embeddings().weight)  # [F, D]
+        return sums.repeat_interleave(model.config.tokens_per_frame, 0)
