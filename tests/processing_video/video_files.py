@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -123,7 +124,14 @@ def write_video(
             out.mux(packet)
         if sound is not None:
             _mux_silence(out, sound, seconds=frames / rate)
+    _leave_real_time()
     return str(path)
+
+
+def _leave_real_time() -> None:
+    """Run by root, libsvtav1 gives the calling thread real-time priority, and nothing else gets a core any more."""
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def cut_short(data: bytes, share: float) -> bytes:

@@ -1,6 +1,7 @@
 """The small checkpoint's recipe, at a thousandth of its length."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.films import Film
 from videoxl.synthetic.needles import COLOURS, Needle, colours_of
-from videoxl.synthetic.tasks import draw_sample, sentences
+from videoxl.synthetic.tasks import draw_sample, needle_sample, sentences
 from videoxl.training.assembly import assemble
 from videoxl.training.run import read_config
 from videoxl.training.tiny_ablation import VARIANTS, run_variants, score, varied
+from videoxl.training.tiny_album import AlbumCollator, AlbumFrames, encode_album
 from videoxl.training.tiny_data import (
     NO_COLOUR,
     NO_SIGN,
@@ -27,15 +29,18 @@ from videoxl.training.tiny_data import (
     words_of,
 )
 from videoxl.training.tiny_parts import (
+    CHAT_WORDS,
+    MARK,
     FrameCollator,
     FrameReader,
     image_processor,
+    normalized,
     text_config,
     train_tokenizer,
     vision_config,
 )
 from videoxl.training.tiny_recipe import Recipe, main
-from videoxl.training.tiny_start import start_attention, start_beacons
+from videoxl.training.tiny_start import CLOCKS, start_attention, start_beacons
 from videoxl.training.tiny_words import FrameSpeller, SpelledCollator, bags
 
 STEPS = 3
@@ -55,7 +60,7 @@ def settings():
         {**settings["spelled"][-1], **short, "frames": [4, 30]},
     ]
     settings["seeing"] = [{**stage, "steps": STEPS, "batch_size": 8} for stage in settings["seeing"]]
-    settings["films"] = [{**settings["films"][-1], **short, "frames": [4, 20]}]
+    settings["album"] = [{**settings["album"][-1], **short, "frames": [4, 20], "album": {"looks": 1, "scenes": 4}}]
     return settings
 
 
@@ -112,10 +117,10 @@ def test_every_stage_learned_something_else(finished):
     assert len(seen) == 6 and all(len(stage) == STEPS for stage in seen.values())
     told = max(name for name in seen if name.startswith("spelled"))
     projector, both = (name for name in seen if name.startswith("seeing"))
-    films = max(name for name in seen if name.startswith("films"))
+    album = max(name for name in seen if name.startswith("album"))
     before, words, pictures, tuned, after = (
         AutoModelForCausalLM.from_pretrained(finished / stage / "model").state_dict()
-        for stage in ("assembled", told, projector, both, films)
+        for stage in ("assembled", told, projector, both, album)
     )
     changed = {name for name in before if not torch.equal(before[name], words[name])}
     assert changed and all("language_model" in name or "lm_head" in name for name in changed)
@@ -125,9 +130,11 @@ def test_every_stage_learned_something_else(finished):
     assert all(torch.equal(tensor, pictures[f"model.vision_tower.{name}"]) for name, tensor in tower.items())
     changed = {name for name in pictures if not torch.equal(pictures[name], tuned[name])}
     assert any("vision_tower" in name for name in changed) and not any("language_model" in name for name in changed)
-    unchanged = {name for name in pictures if torch.equal(pictures[name], after[name])}
-    # Nothing reads CLIP's last norm, nor the last layer's VSTs' queries: of those VSTs only keys and values count.
-    assert all("post_layernorm" in name or "layers.1.self_attn.beacon_q_proj" in name for name in unchanged)
+    unchanged = {name for name in tuned if torch.equal(tuned[name], after[name])}
+    # The album was seen once. Nothing asks the last layer's VSTs' queries: of those VSTs only keys and values count.
+    resting = {name for name in tuned if "vision_tower" in name or "projector" in name}
+    assert unchanged - resting <= {name for name in tuned if "layers.1.self_attn.beacon_q_proj" in name}
+    assert resting <= unchanged
 
 
 def test_stopped_and_gone_on_with_it_is_the_same(settings, finished, tmp_path, monkeypatch):
@@ -135,7 +142,7 @@ def test_stopped_and_gone_on_with_it_is_the_same(settings, finished, tmp_path, m
 
     def interrupt(self, args, state, control, **kwargs):
         nonlocal stopped
-        if state.global_step == 2 and not stopped and "films" in args.output_dir:
+        if state.global_step == 2 and not stopped and "album" in args.output_dir:
             stopped += 1
             raise KeyboardInterrupt
 
@@ -196,7 +203,7 @@ def test_a_film_in_words_is_the_sum_of_its_words_in_every_visual_token(finished)
     tokens = (batch["input_ids"] == model.config.video_token_id).sum(1).tolist()
     assert tokens == [16 * len(row["spelled"]) for row in rows]
     table = model.get_input_embeddings().weight
-    for row, ids in zip(rows, batch["spelled"]):
+    for row, ids in zip(rows, batch["films"]):
         for frame, sent in zip(row["spelled"], bags(ids, table)):
             words = processor.tokenizer(frame, add_special_tokens=False)["input_ids"]
             torch.testing.assert_close(sent, sum(table[word] for word in words))
@@ -236,16 +243,72 @@ def test_a_frame_reader_sees_what_the_processor_makes():
     assert reader(**batch)["loss"].item() == pytest.approx(np.log(NO_SIGN + 1) + np.log(NO_COLOUR + 1), rel=0.2)
 
 
-def test_rows_of_a_batch_go_together(finished):
-    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
-    rows = TaskRows(6, 3, (2, 32), 2, seed=5, processor=processor)
+def test_rows_of_a_batch_go_together():
+    rows = TaskRows(6, 3, (2, 32), 2, seed=5)
     assert len(rows) == 18
-    lengths = [[len(rows[3 * batch + n]["pixel_values_videos"]) for n in range(3)] for batch in range(6)]
+    lengths = [[len(rows[3 * batch + n]["spelled"]) for n in range(3)] for batch in range(6)]
     assert all(len(set(batch)) == 1 for batch in lengths) and len({batch[0] for batch in lengths}) > 2
     assert all(2 <= batch[0] <= 32 for batch in lengths)
     assert len({rows[index]["ratio_key"] for index in range(18)}) == 6
-    assert rows[4]["conversations"] == TaskRows(6, 3, (2, 32), 2, seed=5, processor=processor)[4]["conversations"]
-    assert rows[4]["conversations"] != TaskRows(6, 3, (2, 32), 2, seed=6, processor=processor)[4]["conversations"]
+    assert rows[4]["conversations"] == TaskRows(6, 3, (2, 32), 2, seed=5)[4]["conversations"]
+    assert rows[4]["conversations"] != TaskRows(6, 3, (2, 32), 2, seed=6)[4]["conversations"]
+
+
+def test_an_album_shows_on_every_page_what_its_words_say(finished):
+    """What the tower sent for a page is what the model makes of that picture, alone and as a film of one frame."""
+    model = AutoModelForCausalLM.from_pretrained(finished / "checkpoint").eval()
+    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
+    frames = AlbumFrames(looks=1, scenes=3, seed=0)
+    pages = frames.pages()
+    assert sorted(page for found in pages.values() for page in found) == list(range(len(frames)))
+    assert set(pages) == {words_of(needle and Needle(*needle)) for needle in frames.shown}
+    tested = {words_of(Needle(kind, value, colours_of("test", kind, value)[0])) for kind, value in SIGNS[:37]}
+    assert len(pages[" film"]) == 24 and not tested & set(pages)
+    album = encode_album(model, frames, workers=0)  # [pages, M, D]
+    for page in (0, len(frames) - 1):
+        pixels = normalized(torch.from_numpy(frames[page])[None])
+        sent = model.get_video_features([pixels]).pooler_output[0]  # [M, D]
+        torch.testing.assert_close(album[page].float(), sent.float(), rtol=0.1, atol=0.05)
+    collator = AlbumCollator(processor, pages=pages)
+    row = {"id": "a", "spelled": [" film", " letter K red", " film"]}
+    film = collator.code(row)
+    assert film.tolist() == collator.code(row).tolist() and film[1] in pages[" letter K red"]
+    assert {int(film[0]) // 8, int(film[2]) // 8} <= {page // 8 for page in pages[" film"]}
+
+
+def test_training_offers_no_pair_that_it_never_shows():
+    """Else it could be learned that they are wrong, and in the test they are right."""
+    offered = 0
+    for number in range(150):
+        for question in draw_sample("train", number, 40, questions=12, among=("retrieval", "absence")).questions:
+            named = re.search(r"the (letter|number) (\S)\b", question.text)
+            if named and set(question.options) & set(COLOURS):
+                allowed = {*colours_of("train", named[1], named[2]), "it was not shown"}
+                assert set(question.options) <= allowed, question
+                offered += 1
+            asked = re.search(rf"\b({'|'.join(COLOURS)})\b", question.text)
+            if asked and question.answer.startswith("On "):
+                signs = [sign for sign in SIGNS if sign[1] in question.options]
+                assert all(asked[1] in colours_of("train", *sign) for sign in signs), question
+                offered += 1
+    assert offered > 200
+    tested = [needle_sample("test", number, 3, 50).questions[0] for number in range(60)]
+    assert len({option for question in tested for option in question.options} & set(COLOURS)) == len(COLOURS)
+
+
+def test_vsts_start_with_a_clock(finished):
+    """The share of its time that a VST's clock looks at the mark is c to the number of VSTs before, and to c."""
+    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(finished / "assembled" / "model", attn_implementation="eager").eval()
+    first = model.model.language_model.layers[0].self_attn
+    mark = processor.tokenizer.convert_tokens_to_ids(MARK)
+    word = model.model.language_model.layers[0].input_layernorm(model.get_input_embeddings().weight[mark])
+    width = first.head_dim
+    query = first.beacon_q_proj(torch.randn(1, word.shape[0]))[0, width : 2 * width]
+    keys = torch.stack([first.k_proj(word), *first.beacon_k_proj(torch.randn(30, word.shape[0]))])[:, :width]
+    weights = (keys @ query / width**0.5).softmax(0)
+    assert weights[0].item() == pytest.approx(CLOCKS[0] / (CLOCKS[0] + 30), rel=1e-3)
 
 
 def test_conversations_and_films_in_words():
@@ -291,7 +354,7 @@ def test_attention_starts_by_finding_what_was_named_before():
 
 def test_vsts_start_by_being_found_by_what_they_saw(tmp_path):
     """Three frames of other words each; behind "y was on", a head of the second layer asks for the VST that saw y."""
-    tokenizer = train_tokenizer(sentences("train", 30))
+    tokenizer = train_tokenizer([CHAT_WORDS, *sentences("train", 30)])
     torch.manual_seed(0)
     text = Qwen2ForCausalLM(text_config(len(tokenizer), 128, 3))
     start_attention(text, seed=0)
@@ -320,7 +383,7 @@ def test_vsts_start_by_being_found_by_what_they_saw(tmp_path):
         return found
 
     before = hits()
-    start_beacons(model, seed=0)
+    start_beacons(model, seed=0, mark=tokenizer.convert_tokens_to_ids(MARK))
     assert hits() > 55 > before, before  # by chance 40, with a standard deviation of 5.2
 
 
@@ -345,7 +408,7 @@ def test_ablation(settings, tmp_path):
 
 def test_ablation_shortens_and_changes_only_what_it_names(settings):
     changed = varied(settings, 0.5, ratios=[16])
-    for kind in ("spelled", "films"):
+    for kind in ("spelled", "album"):
         for before, after in zip(settings[kind], changed[kind]):
             assert after["steps"] == 2 and after["ratios"] == [16]
             assert {**after, "steps": 0, "ratios": 0, "training": 0} == {
