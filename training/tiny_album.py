@@ -6,6 +6,7 @@ the price of words: thousands of drawn frames are encoded once, and a film takes
 
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from videoxl.synthetic.tasks import sample_rng
 
 from .tiny_data import FRAMES_PER_SCENE, LATEST_FRAME, PLAIN, words_of
 from .tiny_parts import normalized
-from .tiny_words import FilmCollator, FilmTrainer
+from .tiny_words import SpelledCollator, SpelledTrainer
 
 LONGEST_SHOT = 30  # frames of a film that one scene's plain frames stand for
 ENCODED_AT_ONCE = 256
@@ -82,8 +83,8 @@ def encode_album(model: VideoXLForCausalLM, frames: AlbumFrames, workers: int = 
     return torch.cat(sent)
 
 
-class AlbumCollator(FilmCollator):
-    """Each frame of a film told in words becomes the index of a page that shows it, int64 [F]."""
+class AlbumCollator(SpelledCollator):
+    """Each frame becomes the index of a page that shows it, int64 [F]; those of practice names stay words."""
 
     def __init__(self, *args: Any, pages: Mapping[str, Sequence[int]], **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -91,6 +92,8 @@ class AlbumCollator(FilmCollator):
 
     def code(self, row: Mapping[str, Any]) -> torch.Tensor:
         """See the class; a function of the row's id, which its film is, too."""
+        if row["renamed"]:
+            return super().code(row)
         rng = np.random.default_rng(zlib.crc32(str(row["id"]).encode()))
         plain = np.reshape(self.pages[PLAIN], (-1, FRAMES_PER_SCENE))
         scene, chosen = None, []
@@ -101,7 +104,7 @@ class AlbumCollator(FilmCollator):
         return torch.tensor(chosen)
 
 
-class AlbumTrainer(FilmTrainer):
+class AlbumTrainer(SpelledTrainer):
     """
     Puts the album's visual tokens in the place of those of the film's frames; tower and projector rest.
 
@@ -113,12 +116,15 @@ class AlbumTrainer(FilmTrainer):
     """
 
     def __init__(self, *, frames: AlbumFrames, blur: float, model: VideoXLForCausalLM, **kwargs: Any):
-        super().__init__(model=model, collator_class=AlbumCollator, pages=frames.pages(), **kwargs)
+        self.collator_class = partial(AlbumCollator, pages=frames.pages())
+        super().__init__(model=model, **kwargs)
         self.blur = blur
         self.album = encode_album(model, frames, self.args.dataloader_num_workers)  # [pages, M, D]
 
     def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
         """See the parent."""
+        if film.dim() == 2:
+            return super().visual_tokens(model, film)
         film = film.cpu()
         others = self.album[torch.randint(len(self.album), film.shape)]  # [F, M, D]
         shares = self.blur * torch.rand(len(film), 1, 1, dtype=self.album.dtype)

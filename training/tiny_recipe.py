@@ -38,6 +38,7 @@ from .assembly import assemble
 from .run import CONFIGS, last_checkpoint, read_config, run_training
 from .tiny_album import AlbumFrames, AlbumTrainer
 from .tiny_data import SingleFrames, TaskRows
+from .tiny_names import NAMES
 from .tiny_parts import (
     CHAT_WORDS,
     MARK,
@@ -163,7 +164,7 @@ class Recipe:
         self.stage("vision", self._train_vision)
 
     def _make_parts(self, folder: Path) -> None:
-        texts = sentences("train", self.settings["tokenizer_films"])
+        texts = [" ".join(("", *NAMES)), *sentences("train", self.settings["tokenizer_films"])]
         tokenizer = train_tokenizer(f"{CHAT_WORDS}\n{text}" for text in texts)
         tokenizer.save_pretrained(folder / "text")
         set_seed(self.seed)
@@ -237,7 +238,7 @@ class Recipe:
             frames=tuple(stage["frames"]),
             questions=stage["questions"],
             seed=self.seed * 100 + number + 50 * album,
-            **{name: stage[name] for name in ("families", "cards", "captions", "ways") if name in stage},
+            **{name: stage[name] for name in ("families", "cards", "captions", "ways", "renamed") if name in stage},
         )
         config = {
             **self._common(),

@@ -89,8 +89,8 @@ class FrameSpeller(nn.Module):
         return words[truth.clamp(min=0)] * (truth != UNKNOWN)[:, None]
 
 
-class FilmCollator(VideoXLCollator):
-    """As its parent, for rows with `spelled`, a text for each frame; the batch has `films`, as `code` makes them."""
+class SpelledCollator(VideoXLCollator):
+    """As its parent, for rows with `spelled`, a text for each frame; the batch has `films`, see `code`."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """See the parent."""
@@ -102,21 +102,23 @@ class FilmCollator(VideoXLCollator):
         return {**batch, "films": [self.code(row) for row in rows]}
 
     def code(self, row: Mapping[str, Any]) -> torch.Tensor:
-        """A film as its trainer wants it."""
-        raise NotImplementedError
+        """The film as its trainer wants it: the ids of every frame's words, int64 [F, W]."""
+        return word_ids(self.processor.tokenizer, row["spelled"])
 
 
-class FilmTrainer(VideoXLTrainer):
-    """Puts what stands for a film in the place of its visual tokens."""
+class SpelledTrainer(VideoXLTrainer):
+    """Puts the words' embeddings, as they are in that step, in the place of the visual tokens."""
 
-    def __init__(self, *, collator_class: type[FilmCollator], pages: Any = None, **kwargs: Any):
+    collator_class = SpelledCollator
+
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        given = {} if pages is None else {"pages": pages}
-        self.data_collator = collator_class(kwargs["processing_class"], max_frames=kwargs["args"].max_frames, **given)
+        self.data_collator = self.collator_class(kwargs["processing_class"], max_frames=kwargs["args"].max_frames)
 
     def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
         """What stands for a film as the collator coded it, [F · M, D]."""
-        raise NotImplementedError
+        sums = bags(film, model.get_input_embeddings().weight)  # [F, D]
+        return sums.repeat_interleave(model.config.tokens_per_frame, 0)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """See the parent."""
@@ -125,23 +127,3 @@ class FilmTrainer(VideoXLTrainer):
         films = [self.visual_tokens(whole, film) for film in inputs.pop("films")]
         inputs["mm_encoder_outputs"] = {"video": films}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-
-class SpelledCollator(FilmCollator):
-    """Each frame becomes the ids of its words, int64 [F, W]."""
-
-    def code(self, row: Mapping[str, Any]) -> torch.Tensor:
-        """See the class."""
-        return word_ids(self.processor.tokenizer, row["spelled"])
-
-
-class SpelledTrainer(FilmTrainer):
-    """Puts the words' embeddings, as they are in that step, in the place of the visual tokens."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(collator_class=SpelledCollator, **kwargs)
-
-    def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
-        """See the parent."""
-        sums = bags(film, model.get_input_embeddings().weight)  # [F, D]
-        return sums.repeat_interleave(model.config.tokens_per_frame, 0)
