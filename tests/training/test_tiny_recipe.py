@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.films import Film
-from videoxl.synthetic.needles import COLOURS, Needle, colours_of
+from videoxl.synthetic.needles import COLOURS, LETTERS, SYMBOLS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, needle_sample, sentences
 from videoxl.training.assembly import assemble
 from videoxl.training.run import read_config
@@ -28,6 +28,7 @@ from videoxl.training.tiny_data import (
     turns,
     words_of,
 )
+from videoxl.training.tiny_names import NAMES
 from videoxl.training.tiny_parts import (
     CHAT_WORDS,
     MARK,
@@ -270,10 +271,34 @@ def test_an_album_shows_on_every_page_what_its_words_say(finished):
         sent = model.get_video_features([pixels]).pooler_output[0]  # [M, D]
         torch.testing.assert_close(album[page].float(), sent.float(), rtol=0.1, atol=0.05)
     collator = AlbumCollator(processor, pages=pages)
-    row = {"id": "a", "spelled": [" film", " letter K red", " film"]}
+    row = {"id": "a", "spelled": [" film", " letter K red", " film"], "renamed": False}
     film = collator.code(row)
     assert film.tolist() == collator.code(row).tolist() and film[1] in pages[" letter K red"]
     assert {int(film[0]) // 8, int(film[2]) // 8} <= {page // 8 for page in pages[" film"]}
+    assert collator.code({**row, "renamed": True}).shape == (3, 3)  # the ids of its words
+
+
+def test_practice_names_are_one_name_each_everywhere(finished):
+    """Word by word beside the same films without: what differs was a sign or a colour, and is one name."""
+    plain, named = (TaskRows(30, 2, (8, 40), 5, seed=9, renamed=share) for share in (0.0, 1.0))
+    tokenizer, kept = AutoProcessor.from_pretrained(finished / "checkpoint").tokenizer, set()
+    for index in range(60):
+        called = {}
+        before, after = (
+            [*(turn["value"] for turn in row["conversations"]), *row["spelled"]]
+            for row in (plain[index], named[index])
+        )
+        for old, new in zip(before, after, strict=True):
+            old, new = (re.findall(r"\w+|[^\w\s]", text) for text in (old, new))
+            for place, (word, name) in enumerate(zip(old, new, strict=True)):
+                if word != name:
+                    assert called.setdefault(word, name) == name and name in NAMES
+                elif word in {*COLOURS, *SYMBOLS}:
+                    kept.add(f"{word} {old[place + 1]}")
+        assert len(set(called.values())) == len(called) and set(called) <= {*COLOURS, *SYMBOLS, *LETTERS}
+        assert named[index]["renamed"] and not plain[index]["renamed"]
+    assert kept == {"black screen", "white screen"}
+    assert all(len(tokenizer.tokenize(f" {name}")) == 1 for name in NAMES)
 
 
 def test_training_offers_no_pair_that_it_never_shows():
