@@ -42,10 +42,14 @@ class _WatchedVideo:
     def __init__(self, video: Any, watched: Watched, bar: Any):
         self._video, self._watched, self._bar = video, watched, bar
 
+    @property
+    def metadata(self) -> Any:
+        """The streamed video's, which tells what is planned to be read; None for pixel values."""
+        return getattr(self._video, "metadata", None)
+
     def split(self, count: int) -> Iterator[torch.Tensor]:
         pieces = iter(self._video.split(count))
-        metadata = getattr(self._video, "metadata", None)
-        planned = getattr(metadata, "frames_indices", None) if metadata is not None else self._video
+        planned = self._video if self.metadata is None else self.metadata.frames_indices
         self._bar.total = None if planned is None else len(planned)
         try:
             while True:
@@ -68,4 +72,4 @@ class _WatchedVideo:
         """Writes behind the bar how many frames are read and how many entries the memory keeps."""
         read = getattr(self._video, "frames_read", None)
         told = {} if read is None else {"read": read}
-        self._bar.set_postfix({**told, "kept": sum(cache.summary()["kept"].values())}, refresh=False)
+        self._bar.set_postfix({**told, "kept": cache.summary()["kept"]["total"]}, refresh=False)

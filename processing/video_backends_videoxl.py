@@ -15,7 +15,7 @@ from .video_index_videoxl import PyAVFile, VideoDecodeError, pyav_errors
 #: A part that a thread reads by itself holds at least this many wanted frames.
 _PART_FRAMES = 8
 #: To pass this many packets takes as long as to seek.
-_SEEK_BEYOND = 700
+_SEEK_BEYOND = 10
 
 
 class FrameIndexError(Exception):
@@ -33,6 +33,7 @@ class PyAVReader(PyAVFile):
     """
 
     _is_going_on = _keys_alone = False
+    _converter = None
     _fit: Callable[[int, int], tuple[int, int]] | None = None
 
     def frames(self, indices: Sequence[int], allow_partial: bool = False) -> Iterator[tuple[int, np.ndarray]]:
@@ -94,42 +95,54 @@ class PyAVReader(PyAVFile):
     def _picture(self, frame: Any) -> np.ndarray:
         """uint8 [H, W, 3], upright."""
         if self._fit is None:
-            return upright(frame, frame.to_ndarray(format="rgb24"))
+            return upright(frame, self._rgb(frame))
         height, width = upright(frame, np.empty((frame.height, frame.width, 0))).shape[:2]
         fitting = self._fit(height, width)
         if (height, width) != (frame.height, frame.width):
             fitting = fitting[::-1]
-        image = frame.to_ndarray(format="rgb24", height=fitting[0], width=fitting[1], interpolation="BICUBIC")
-        return upright(frame, image)
+        return upright(frame, self._rgb(frame, height=fitting[0], width=fitting[1], interpolation="BICUBIC"))
+
+    def _rgb(self, frame: Any, **fitting: Any) -> np.ndarray:
+        """uint8 [H, W, 3] as stored, by one converter for all frames: to set it up takes longer than to use it."""
+        if self._converter is None:
+            from av.video.reformatter import VideoReformatter
+
+            self._converter = VideoReformatter()
+        return self._converter.reformat(frame, format="rgb24", threads=1, **fitting).to_ndarray()
 
     def _frames_of_keys(self, indices: Sequence[int]) -> Iterator[Any]:
         """The frames of these keyframes' packets, of which alone the decoder is told; ends where others come out."""
-        coming = iter(self._pts[indices].tolist())
         try:
-            for frame in self._decoded_keys(indices):
-                if frame.is_corrupt or frame.pts != next(coming, None):
+            for index in indices:
+                self._check_stop()
+                frames = self._decoded_key(index)
+                if len(frames) != 1 or frames[0].is_corrupt or frames[0].pts != self._pts[index]:
                     return
-                yield frame
+                yield frames[0]
         except pyav_errors():
             return
 
-    def _decoded_keys(self, indices: Sequence[int]) -> Iterator[Any]:
-        for index in indices:
-            if index - self._passed > _SEEK_BEYOND:
-                yield from self._drained()
-                self._container.seek(int(self._pts[index]), stream=self._stream, backward=True)
-                self._packets = self._container.demux(self._stream)
-            self._passed, target = index, self._pts[index]
-            packet = next((packet for packet in self._packets if packet.pts == target and packet.size), None)
-            if packet is None or packet.is_corrupt:
-                return
-            yield from self._stream.decode(packet)
-        yield from self._drained()
+    def _decoded_key(self, index: int) -> list[Any]:
+        """What the decoder makes of one keyframe's packet; it keeps nothing of it."""
+        target = int(self._pts[index])
+        if not 0 < index - self._passed <= _SEEK_BEYOND:
+            self._container.seek(target, stream=self._stream, backward=True)
+            self._packets = self._container.demux(self._stream)
+        self._passed = index
+        packet = self._packet_at(target)
+        if packet is None or packet.is_corrupt:
+            return []
+        frames = [*self._stream.decode(packet), *self._stream.decode(None)]
+        self._stream.codec_context.flush_buffers()  # it can go on after its end
+        return frames
 
-    def _drained(self) -> Iterator[Any]:
-        """What is still inside the decoder, which can go on after it."""
-        yield from self._stream.decode(None)
-        self._stream.codec_context.flush_buffers()
+    def _packet_at(self, target: int) -> Any:
+        """The next packet of which a frame is shown at `target`; None at the end of the file."""
+        for packet in self._packets:
+            self._check_stop()
+            if packet.pts == target and packet.size:
+                return packet
+        return None
 
     def _frame_at_time(self, index: int) -> Any:
         target = int(self._pts[index])
@@ -235,4 +248,5 @@ class PyAVReader(PyAVFile):
         other = copy.copy(self)
         other.threads, other._stop, other._fit = threads, stop, fit
         other._container, other._is_going_on = None, False
+        other._converter = None  # for one thread at a time
         return other

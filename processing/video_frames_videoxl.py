@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+#: H.264's kind of unit for a slice of a picture before which the decoder forgets everything.
+_IDR_SLICE = 5
+#: Before the first slice of a sound packet stand fewer units than these; a hostile one may be made of millions.
+_MOST_UNITS = 1000
+
 
 def upright(frame: Any, image: np.ndarray) -> np.ndarray:
     """`image` [H, W, C] turned and mirrored as the frame's display matrix says (quarter turns)."""
@@ -43,6 +48,27 @@ def has_leading_frames(decode_order: list[int], key_times: list[int]) -> bool:
             last_key = pts
         elif last_key is not None and pts < last_key:
             return True
+    return False
+
+
+def starts_anew(packet: Any, context: Any) -> bool:
+    """Whether a keyframe can be decoded without any packet before it, as far as is known.
+
+    In H.264 packets count as keyframes, too, from which on pictures only become whole little by little; an IDR slice
+    tells the others from them.
+    """
+    if context.name != "h264":
+        return True
+    header = bytes(context.extradata or b"")
+    if len(header) < 5 or header[0] != 1:  # its units have no lengths
+        return False
+    data, place, width = memoryview(packet), 0, (header[4] & 3) + 1
+    for _ in range(_MOST_UNITS):
+        if place + width >= len(data):
+            break
+        if data[place + width] & 31 == _IDR_SLICE:
+            return True
+        place += width + int.from_bytes(data[place : place + width], "big")
     return False
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .video_containers_videoxl import is_cut_short
-from .video_frames_videoxl import ascending, has_leading_frames, upright, words_of_error
+from .video_frames_videoxl import ascending, has_leading_frames, starts_anew, upright, words_of_error
 from .video_threads_videoxl import ReadingStoppedError
 
 #: Frames with more pixels (and formats that FFmpeg would answer by opening other files or addresses) are refused.
@@ -78,6 +78,8 @@ class PyAVFile:
         duration: seconds up to the end of the last frame's display.
         size: (height, width) of the first frame as displayed, rotation metadata applied.
         damage: list of `Damage`, ascending.
+        codec: FFmpeg's name for the kind of stream, such as "h264".
+        has_sound_keys: whether each keyframe can be decoded without any packet before it, as far as is known.
         threads: of the decoder.
 
     Raises:
@@ -160,6 +162,7 @@ class PyAVFile:
         """Frame times from the packets, without decoding; by decoding where packets do not tell."""
         stream = self._stream
         shown, keys, truthful, discarded, ended, last = [], [], True, 0, None, None
+        sound = True
         holes, watched = [], "matroska" in self._container.format.name and len(self._container.streams) == 1
         packets = self._container.demux(stream)
         while True:
@@ -185,10 +188,12 @@ class PyAVFile:
             last = packet
             if packet.is_keyframe:
                 keys.append(packet.pts)
+                sound &= starts_anew(packet, stream.codec_context)
         pts = np.array(sorted(shown), dtype=np.int64)
         self._shows_last_for = 0.0 if last is None else float((last.duration or 0) * stream.time_base)
         self._keys = np.array(sorted(keys), dtype=np.int64)
         truthful &= not ("avi" in self._container.format.name and stream.codec_context.name in _GUESSED_IN_AVI)
+        self.codec, self.has_sound_keys = stream.codec_context.codec.canonical_name, sound
         self._by_time = truthful and len(pts) == len(np.unique(pts))
         self._plain = not discarded and not has_leading_frames(shown, self._keys.tolist())
         self._may_seek = bool(_SEEKABLE & set(self._container.format.name.split(",")))
@@ -220,8 +225,8 @@ class PyAVFile:
     def _set_times(self, pts: np.ndarray) -> None:
         if len(pts) == 0:
             raise VideoDecodeError(f"{self.path}: its video stream holds no frame that can be shown.")
-        self._pts = pts
-        self.times = (pts - pts[0]) * float(self._stream.time_base)
+        self._pts, self._time_base = pts, float(self._stream.time_base)
+        self.times = (pts - pts[0]) * self._time_base
         self.rate = self._true_rate()
         self.duration = float(self.times[-1]) + 1.0 / self.rate
 
@@ -289,7 +294,7 @@ class PyAVFile:
             raise VideoDecodeError(f"{self.path}: none of its frames can be decoded; the file is damaged.")
         image = upright(first, np.empty((first.height, first.width, 0)))
         self.size = image.shape[:2]
-        self._open()
+        self.close()
 
     def _first_frame(self):
         self._open()
@@ -305,8 +310,7 @@ class PyAVFile:
         sound = True
         context = self._stream.codec_context
         while True:
-            if self._stop is not None and self._stop.is_set():
-                raise ReadingStoppedError
+            self._check_stop()
             try:
                 packet = next(self._packets, None)
             except pyav_errors():
@@ -330,10 +334,19 @@ class PyAVFile:
             if packet is None:
                 return
 
+    def _check_stop(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise ReadingStoppedError
+
     @property
     def keys(self) -> np.ndarray:
         """Indices of the keyframes, int64, ascending; empty where packets do not tell them."""
         return np.flatnonzero(np.isin(self._pts, self._keys)) if self._by_time else np.empty(0, np.int64)
+
+    @property
+    def start_time(self) -> float:
+        """Seconds of the first frame on the container's own clock."""
+        return float(self._pts[0]) * self._time_base
 
     @property
     def is_plain(self) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
-from .video_adapters_videoxl import BackendUnfitError, check_backend, open_backend
+from .video_adapters_videoxl import BackendUnfitError, check_backend, open_backend, prefers_torchcodec
 from .video_backends_videoxl import FrameIndexError, PyAVReader
 from .video_index_videoxl import VideoDecodeError
 from .video_sampling_videoxl import FrameSampling, check_positive_int
@@ -209,8 +209,10 @@ def read_video(
         video: path of a video file (mp4, mov, mkv, webm, avi, ts, gif, ...) or of a folder of pictures; an http(s)
             address; a list of PIL images, picture paths or uint8 arrays [H, W, 3]; a uint8 array [F, H, W, 3].
         sampling: which frames; default 1 per second, at most 256.
-        video_backend: "pyav" (default), "decord" or "torchcodec"; the latter two give way to PyAV, with a log line,
-            where they are missing or do not show the file's frames exactly.
+        video_backend: "pyav", "decord" or "torchcodec"; the latter two give way to PyAV, with a log line, where they
+            do not show the file's frames exactly, or decord is missing; damage inside pictures, of H.264 for one,
+            they may cover up, where PyAV raises. By default torchcodec where it is installed and loads, agrees with
+            the index of packets and with PyAV's pictures, and tells of damage as well (AV1, VP8, VP9); else PyAV.
         allow_partial: of a damaged file read what can be read instead of raising.
         allow_url: addresses are downloaded; without it they are refused.
         frame_rate: frames per second of pictures or arrays, which have no times of their own.
@@ -222,6 +224,7 @@ def read_video(
     Raises:
         VideoDecodeError: the video cannot be read, or (without `allow_partial`) not whole.
         ValueError: an argument that cannot be meant.
+        ImportError: "torchcodec" was asked for, and is not installed or cannot be loaded.
     """
     sampling = sampling or FrameSampling()
     check_backend(video_backend or "pyav")
@@ -232,8 +235,10 @@ def read_video(
         reader = _reader_for(video, allow_url, frame_rate, on_close)
         on_close.callback(reader.close)
         _check_clock(reader, sampling)
-        if video_backend not in (None, "pyav") and hasattr(reader, "is_plain"):
-            reader = _other_backend(video_backend, reader)
+        if isinstance(reader, PyAVReader):
+            # The rest only PyAV does: keyframes alone, what is left of damaged files, FFmpeg's resizing.
+            suits = sampling.sampling == "uniform" and not allow_partial and fit is None
+            reader = _with_backend(video_backend, reader, suits)
         return VideoStream(reader, sampling, allow_partial, transform, on_close, threads, fit)
     except BaseException:
         on_close.close()
@@ -277,9 +282,13 @@ def _check_clock(reader, sampling: FrameSampling) -> None:
         )
 
 
-def _other_backend(name: str, reader: PyAVReader):
+def _with_backend(name: str | None, reader: PyAVReader, suits_torchcodec: bool):
+    """The reader of the asked backend, or where none is, of torchcodec if the file and the request suit it."""
+    if name == "pyav" or (name is None and not (suits_torchcodec and prefers_torchcodec(reader))):
+        return reader
     try:
-        return open_backend(name, reader)
+        return open_backend(name or "torchcodec", reader)
     except BackendUnfitError as error:
-        logger.warning(f"video_backend={name!r} is not used for {reader.path} ({error}): reading with 'pyav'.")
+        if name is not None:
+            logger.warning(f"video_backend={name!r} is not used for {reader.path} ({error}): reading with 'pyav'.")
         return reader

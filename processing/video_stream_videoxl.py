@@ -89,7 +89,7 @@ class StreamedVideo:
 
     def pixel_values(self, chunk: torch.Tensor) -> torch.Tensor:
         """uint8 [f, 3, H, W] to float32, on its device; equal to the processor's, bit for bit."""
-        levels = self._levels.to(chunk.device)
+        levels = self._levels.to(chunk.device, non_blocking=True)  # or the host would wait for the device
         return torch.stack([levels[channel][chunk[:, channel].int()] for channel in range(3)], dim=1)
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-#: Frames of one part that wait to be taken: what is decoded ahead is bounded, however long the video.
-AHEAD = 8
+#: Frames of one thread that wait to be taken: what is decoded ahead is bounded, however long the video. Twice what the
+#: vision tower takes at once, so that the thread has something to do while the model works on that.
+AHEAD = 32
 _END = object()
 
 
@@ -32,7 +33,8 @@ class _Part:
     """A run of frames that one thread reads, and those of them that are there already."""
 
     indices: list[int]
-    ready: queue.Queue = field(default_factory=lambda: queue.Queue(AHEAD))
+    ready: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    room: threading.Semaphore | None = None  # of its thread: for frames that it may still decode ahead
 
 
 def frames_ahead(
@@ -62,17 +64,23 @@ def frames_ahead(
     count = min(threads, len(parts))
     stop = threading.Event()
     readers = [reader.clone(max(1, threads // count), stop, fit) for _ in range(count)]
+    # A thread's parts are taken in the order in which it reads them, so that none waits for room that only frames
+    # behind its own can make.
+    rooms = [threading.Semaphore(AHEAD) for _ in range(count)]
     waiting, lock = iter(parts), threading.Lock()
 
-    def work(own) -> None:
+    def work(own, room: threading.Semaphore) -> None:
         while not stop.is_set():
             with lock:
                 part = next(waiting, None)
             if part is None:
                 return
+            part.room = room
             _read_part(own, part, allow_partial, transform, stop)
 
-    workers = [threading.Thread(target=work, args=(own,), name="videoxl-reading", daemon=True) for own in readers]
+    workers = [
+        threading.Thread(target=work, args=each, name="videoxl-reading", daemon=True) for each in zip(readers, rooms)
+    ]
     try:
         for worker in workers:
             worker.start()
@@ -80,11 +88,12 @@ def frames_ahead(
             while (item := part.ready.get()) is not _END:
                 if isinstance(item, _Failure):
                     raise item.error
+                part.room.release()
                 yield item
     finally:
         stop.set()
-        for part in parts:
-            _empty(part.ready)  # a thread that waits to put its frame can go on, and sees that it should end
+        for room in rooms:
+            room.release()  # a thread that waits for it goes on, and sees that it should end
         for worker in workers:
             if worker.ident is not None:
                 worker.join()
@@ -97,17 +106,13 @@ def _read_part(reader, part: _Part, allow_partial: bool, transform: Callable, st
     try:
         with contextlib.closing(reader.frames(part.indices, allow_partial)) as frames:
             for index, frame in frames:
-                part.ready.put((index, transform(frame)))
+                item = index, transform(frame)
+                part.room.acquire()
                 if stop.is_set():
                     return
+                part.ready.put(item)
         part.ready.put(_END)
     except ReadingStoppedError:
         return
     except BaseException as error:
         part.ready.put(_Failure(error))
-
-
-def _empty(waiting: queue.Queue) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            waiting.get_nowait()

@@ -16,18 +16,21 @@ def reading_threads():
     return [thread for thread in threading.enumerate() if thread.name == "videoxl-reading"]
 
 
-@pytest.fixture(scope="module")
-def film_file(film, tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("films") / "film.mkv")
-    with av.open(path, "w") as out:
+def write_film(path, frames):
+    with av.open(str(path), "w") as out:
         stream = out.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = film.shape[2], film.shape[1], "bgr0"
-        for frame in film.numpy():
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "bgr0"
+        for frame in frames.numpy():
             for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
                 out.mux(packet)
         for packet in stream.encode():
             out.mux(packet)
-    return path
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def film_file(film, tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("films") / "film.mkv", film)
 
 
 @pytest.mark.parametrize("ratio", [0, 8, [2, 4, 8, 16]])
@@ -96,13 +99,15 @@ class StopHere(BaseException):
     """As Ctrl-C, in the middle."""
 
 
-def test_what_stops_the_model_ends_the_threads(pipe, film_file):
+def test_what_stops_the_model_ends_the_threads(pipe, film, tmp_path):
+    path = write_film(tmp_path / "long.mkv", film.repeat(6, 1, 1, 1))  # more than four threads read ahead
+
     def stop(cache):
         assert reading_threads()
         raise StopHere
 
-    streamed = pipe.processor.video_processor.stream_video(film_file, do_sample_frames=False)
-    streamed_too = pipe.processor.video_processor.stream_video(film_file, do_sample_frames=False)
+    streamed = pipe.processor.video_processor.stream_video(path, do_sample_frames=False)
+    streamed_too = pipe.processor.video_processor.stream_video(path, do_sample_frames=False)
     with pytest.raises(StopHere):
         pipe.model.prefill_video(torch.tensor([[1, 2]]), streamed, 8, on_window=stop)
     assert not reading_threads()

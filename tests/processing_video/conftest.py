@@ -5,6 +5,10 @@ import pytest
 from transformers.utils import logging
 from video_files import FILMS, set_edit_list, set_matrix, write_video
 
+from videoxl.processing.video_adapters_videoxl import loads_torchcodec
+
+collect_ignore = [] if loads_torchcodec() else ["test_video_torchcodec.py"]
+
 
 @pytest.fixture(scope="session")
 def film(tmp_path_factory):

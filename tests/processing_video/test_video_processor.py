@@ -226,23 +226,25 @@ def test_an_abandoned_stream_closes_its_file(small, film):
 
 
 INTERRUPTED = """
-import os, sys
+import contextlib, os, sys
 sys.path.insert(0, {tests!r})
 from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
-chunks = VideoXLVideoProcessor().iter_chunks({path!r}, chunk_frames=1, do_sample_frames=False)
+chunks = VideoXLVideoProcessor().iter_chunks({path!r}, chunk_frames=1, {reading})
 try:
-    for number, chunk in enumerate(chunks):
-        if number == 2:
-            print("reading", flush=True)
+    with contextlib.closing(chunks):
+        for number, chunk in enumerate(chunks):
+            if number == 2:
+                print("reading", flush=True)
 except KeyboardInterrupt:
     names = [os.path.realpath("/proc/self/fd/" + entry) for entry in os.listdir("/proc/self/fd")]
     print("interrupted", {path!r} in names, flush=True)
 """
 
 
-def test_ctrl_c_ends_reading_cleanly(tmp_path):
+@pytest.mark.parametrize("reading", ["do_sample_frames=False", "num_frames=2000, sampling='keyframes'"])
+def test_ctrl_c_ends_reading_cleanly(tmp_path, reading):
     path = os.path.realpath(write_video(tmp_path / "long.mp4", frames=2000, options={"preset": "ultrafast"}))
-    code = INTERRUPTED.format(tests=str(Path(__file__).parent), path=path)
+    code = INTERRUPTED.format(tests=str(Path(__file__).parent), path=path, reading=reading)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGINT)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from video_files import decode_plainly, number_in, numbered_frame
 
-from videoxl.processing import video_sources_videoxl
+from videoxl.processing import video_adapters_videoxl, video_sources_videoxl
 from videoxl.processing.video_reading_videoxl import VideoDecodeError, read_video
 from videoxl.processing.video_sampling_videoxl import FrameSampling
 
@@ -163,10 +163,38 @@ def test_decord_gives_way_to_edit_lists(trimmed_film, log_lines):
     assert "reading with 'pyav'" in log_lines.text
 
 
-def test_missing_torchcodec_falls_back(film, log_lines, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)  # import raises ImportError, installed or not
-    assert numbers(film("b_frames.mp4"), FrameSampling(num_frames=2), video_backend="torchcodec") == [0, 59]
-    assert "torchcodec is not installed, or cannot be loaded" in log_lines.text
+BROKEN = {
+    "missing": "raise ImportError('No module named torchcodec')",
+    "without its libraries": "raise RuntimeError('Could not load libtorchcodec. Likely causes:\\n 1. FFmpeg')",
+    "for another torch": "raise OSError('libnvrtc.so.13: cannot open shared object file')",
+}
+
+
+@pytest.fixture(params=BROKEN)
+def broken_torchcodec(request, tmp_path, monkeypatch):
+    """An installation of torchcodec whose import fails; in what words."""
+    code = BROKEN[request.param]
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").write_text(code + "\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    video_adapters_videoxl._torchcodec.cache_clear()
+    yield code.split("'")[1].split("\\n")[0]
+    video_adapters_videoxl._torchcodec.cache_clear()
+
+
+def test_without_torchcodec_pyav_reads_and_says_nothing(film, broken_torchcodec, log_lines):
+    with read_video(film("vp9.webm"), FrameSampling(num_frames=3)) as stream:
+        assert [number_in(frame) for _, frame in stream] == [0, 29, 59]
+        assert stream.metadata.video_backend == "pyav"
+    assert not log_lines.text
+
+
+def test_torchcodec_asked_for_and_not_there(film, broken_torchcodec):
+    with pytest.raises(ImportError, match="pip install torchcodec") as caught:
+        read_video(film("vp9.webm"), video_backend="torchcodec")
+    assert broken_torchcodec in str(caught.value)
 
 
 def test_unknown_backend(film):

@@ -9,11 +9,16 @@ import torch
 from PIL import Image
 from video_files import UNEVEN, add_hidden_packet, decode_plainly, number_in, write_video
 
+from videoxl.processing.video_backends_videoxl import PyAVReader
 from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
 from videoxl.processing.video_reading_videoxl import VideoDecodeError, read_video
 from videoxl.processing.video_sampling_videoxl import FrameSampling
+from videoxl.processing.video_threads_videoxl import AHEAD, ReadingStoppedError
 
-KEY_FILMS = ["b_frames.mp4", "b_frames.mkv", "fragmented.mp4", "uneven.mp4", "vp9.webm", "mpeg4.avi", "lossless.mkv"]
+#: Films on which readers go wrong: variable rate, open groups of pictures, MPEG-TS.
+UNEASY_FILMS = ["uneven.mp4", "uneven.mkv", "uneven.webm", "open_gop.mp4", "open_gop.mkv", "hevc_open_gop.mp4"]
+UNEASY_FILMS += ["open_gop.ts", "h264.ts", "mpeg2.ts"]
+KEY_FILMS = ["b_frames.mp4", "b_frames.mkv", "fragmented.mp4", "vp9.webm", "mpeg4.avi", "lossless.mkv", *UNEASY_FILMS]
 
 
 @pytest.fixture
@@ -30,13 +35,13 @@ def key_indices(path):
     import av
 
     with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
+        packets = [packet for packet in container.demux(video=0) if packet.size and not packet.is_discard]
     shown = sorted(packets, key=lambda packet: packet.pts)
     return [index for index, packet in enumerate(shown) if packet.is_keyframe]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("name", ["b_frames.mp4", "one_keyframe.mp4", "open_gop.mkv", "h264.ts", "av1.mp4"])
+@pytest.mark.parametrize("name", ["b_frames.mp4", "one_keyframe.mp4", "av1.mp4", *UNEASY_FILMS])
 def test_any_number_of_threads_reads_the_same(film, name, threads):
     truth = decode_plainly(film(name))
     for count in (60, 23, 4):
@@ -48,19 +53,47 @@ def test_any_number_of_threads_reads_the_same(film, name, threads):
     assert not reading_threads()
 
 
-@pytest.mark.parametrize("name", KEY_FILMS)
-def test_keyframes(film, name):
-    truth, keys = decode_plainly(film(name)), key_indices(film(name))
-    with read_video(film(name), FrameSampling(num_frames=9, sampling="keyframes")) as stream:
+def check_keyframes(path, threads):
+    """Reads the keyframes for nine frames of a film, against the packets' own word and a plain decode."""
+    truth, keys = decode_plainly(path), key_indices(path)
+    sampling = FrameSampling(num_frames=9, sampling="keyframes")
+    with read_video(path, sampling, num_threads=threads) as stream:
         came, metadata = list(stream), stream.metadata
         times = stream._reader.times
-    wanted = np.linspace(0, 59, 9, dtype=int)
+    wanted = np.linspace(0, len(truth) - 1, 9, dtype=int)
     nearest = sorted({min(keys, key=lambda key: (abs(times[key] - times[index]), key)) for index in wanted})
     assert metadata.frames_indices == nearest
-    assert metadata.sampling == "keyframes"
+    assert metadata.sampling == "keyframes" and metadata.total_num_frames == len(truth)
     assert metadata.timestamps == [seconds for seconds, _ in came] == [times[index] for index in nearest]
     for index, (_, frame) in zip(nearest, came):
         np.testing.assert_array_equal(frame, truth[index])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", KEY_FILMS)
+def test_keyframes(film, name, threads):
+    check_keyframes(film(name), threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_edit_lists_in_threads(trimmed_film, threads):
+    check_keyframes(trimmed_film, threads)
+    truth = decode_plainly(trimmed_film)
+    with read_video(trimmed_film, FrameSampling(every_frame=True), num_threads=threads) as stream:
+        np.testing.assert_array_equal([frame for _, frame in stream], truth)
+    assert [number_in(frame) for frame in truth] == list(range(17, 42))
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "keyframes"])
+def test_reading_ends_when_it_is_told_to(film, sampling):
+    reader, stop = PyAVReader(film("b_frames.mp4")), threading.Event()
+    own = reader.clone(1, stop)
+    frames = own.frames(reader.keys if sampling == "keyframes" else range(60))
+    assert next(frames)[0] == 0
+    stop.set()
+    with pytest.raises(ReadingStoppedError):
+        list(frames)
+    own.close()
 
 
 def test_many_keyframes_are_sought(tmp_path):
@@ -133,8 +166,9 @@ def test_a_stream_goes_to_another_process(processor, film):
     assert torch.equal(torch.cat(list(there.split(9))), torch.cat(list(streamed.split(9))))
 
 
-def test_threads_end_with_who_stops_listening(processor, film):
-    pieces = processor.stream_video(film("b_frames.mp4"), num_frames=60).split(4)
+def test_threads_end_with_who_stops_listening(processor, tmp_path):
+    path = write_video(tmp_path / "long.mp4", frames=200, options={"preset": "ultrafast"})  # more than is read ahead
+    pieces = processor.stream_video(path, do_sample_frames=False).split(4)
     next(pieces)
     assert reading_threads()
     pieces.close()
@@ -205,3 +239,15 @@ def test_times_of_uneven_keyframes(film):
     with read_video(film("uneven.mp4"), FrameSampling(num_frames=4, sampling="keyframes")) as stream:
         ticks = [UNEVEN[index] / 1000 for index in stream.metadata.frames_indices]
         np.testing.assert_allclose(stream.metadata.timestamps, ticks, atol=1e-9)
+
+
+def test_what_is_read_ahead_is_bounded(tmp_path):
+    """Over many short parts as well, which a thread reads one after the other."""
+    path, made = write_video(tmp_path / "long.mp4", frames=400, options={"preset": "ultrafast"}), []
+    with read_video(path, FrameSampling(fps=25, max_frames=400), num_threads=2, transform=made.append) as stream:
+        assert len(stream) == 400
+        frames = iter(stream)
+        for _ in range(90):
+            next(frames)
+        frames.close()  # waits for the threads
+    assert 90 <= len(made) <= 90 + 2 * (AHEAD + 1)  # and one in the hand of each
