@@ -1,9 +1,16 @@
 """From a file to the first word of an answer: what stages take, how they overlap, and by what memory grows.
 
-``python -m benchmarks.end_to_end`` from the repository's root, with the small checkpoint that comes with the package.
-For films of 1,000 and of 10,000 frames, each in a process of its own: peak resident size, seconds per frame of
-decoding (the reading threads' processor time) and of vision, a line a + b x kept entries through the windows' seconds,
-and wall time beside half of all processor seconds. Draws which stage worked when.
+``python -m benchmarks.end_to_end`` from the repository's root, with the small checkpoint that comes with the package,
+for films of 1,000 and of 10,000 frames. Each is read in two processes of its own, and a short film before it, so that
+first uses do not count:
+
+- `stages`, torch on one thread: what stages take, in processor time of the thread that works, on which other work has
+  the least influence. Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line
+  a + b x kept entries through the seconds of all full windows. For the line a window's seconds are the median over the
+  readings (a shorter film is read as often as makes as many frames as the longest has), and its points medians of
+  neighbouring windows, in 40 groups or somewhat more. a of the first and of the second half goes with the whole's b.
+- `whole`, as users run it: peak resident size, and wall time beside half of all processor seconds (in which torch's
+  threads wait for each other, too) and beside half of what the stages took alone. Draws which stage worked when.
 """
 
 import argparse
@@ -15,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -24,8 +32,11 @@ import numpy as np
 from .films import write_long_film
 
 DEFAULT_OUTPUT = Path(__file__).parent / "results" / "end_to_end.json"
-STAGES = ("read", "vision", "windows", "answer")
-COLOURS = {"read": "#4c78a8", "vision": "#f58518", "windows": "#54a24b", "answer": "#b279a2"}
+STAGES = ("read", "vision", "windows", "rest")  # the rest: passes over text, and over windows that are not full
+COLOURS = {"read": "#4c78a8", "vision": "#f58518", "windows": "#54a24b", "rest": "#b279a2"}
+WARM_UP = 300  # frames, of two groups of pictures, so that two threads read
+SIZE = 160, 90
+GROUPS = 40  # of neighbouring windows
 
 
 @dataclass
@@ -44,6 +55,9 @@ class Spans:
     def of(self, stage: str) -> list[tuple]:
         return [row for row in self.rows if row[0] == stage]
 
+    def processor(self, stage: str) -> float:
+        return sum(row[4] for row in self.of(stage))
+
 
 def watch(spans: Spans, pipe) -> None:
     """Notes when the pipeline's parts work."""
@@ -53,6 +67,7 @@ def watch(spans: Spans, pipe) -> None:
     read, resize = PyAVReader.frames, VideoXLVideoProcessor._resized
     inner = pipe.model.model
     encode, forward = inner._encode, inner.language_model.forward
+    window = inner.config.text_config.beacon_window
 
     def frames(self, *args, **kwargs):
         taken = read(self, *args, **kwargs)
@@ -64,48 +79,82 @@ def watch(spans: Spans, pipe) -> None:
                 return
             yield item
 
-    def timed(stage, call, size):
+    def timed(call, told):
         @wraps(call)
         def run(*args, **kwargs):
-            start, processor, amount = time.perf_counter(), time.thread_time(), size(*args, **kwargs)
+            stage, amount = told(*args, **kwargs)
+            start, processor = time.perf_counter(), time.thread_time()
             result = call(*args, **kwargs)
             spans.add(stage, start, processor, amount)
             return result
 
         return run
 
+    def of_pass(embeds, segment, cache, **_):
+        return "windows" if segment.visual and segment.length == window else "rest", cache.physical_length
+
     PyAVReader.frames = frames
-    VideoXLVideoProcessor._resized = timed("read", resize, lambda *_: 0)
-    inner._encode = timed("vision", encode, lambda kind, pixels: len(pixels))
-    inner.language_model.forward = timed("windows", forward, lambda embeds, segment, cache, **_: cache.physical_length)
+    VideoXLVideoProcessor._resized = timed(resize, lambda *_: ("read", 0))
+    inner._encode = timed(encode, lambda kind, pixels: ("vision", len(pixels)))
+    inner.language_model.forward = timed(forward, of_pass)
 
 
-def measure(path: str, ratio: int) -> dict:
-    """One film in this process."""
+def warm_pipeline(warm_up: str, ratio: int):
+    """The pipeline as a function of a film's path, after a short film."""
     from transformers import pipeline
 
     from videoxl import TASK, tiny_checkpoint
 
     pipe = pipeline(TASK, model=str(tiny_checkpoint()))
-    pipe(video=np.zeros((9, 64, 64, 3), np.uint8), question="?", do_sample_frames=False, max_new_tokens=1)
+
+    def ask(path: str) -> dict:
+        return pipe(
+            video=path,
+            question="What was shown?",
+            do_sample_frames=False,
+            compression_ratio=ratio,
+            max_new_tokens=1,
+            return_memory=True,
+            return_seconds=True,
+        )
+
+    ask(warm_up)
+    return pipe, ask
+
+
+def measure_stages(path: str, warm_up: str, ratio: int, readings: int) -> dict:
+    """What the stages take of one film, each on one thread, in this process."""
+    import torch
+
+    torch.set_num_threads(1)
+    pipe, ask = warm_pipeline(warm_up, ratio)
+    spans = Spans()
+    watch(spans, pipe)
+    for _ in range(readings):
+        told = ask(path)
+    frames = told["memory"]["visual_tokens_seen"] // pipe.processor.tokens_per_frame
+    seconds = {stage: spans.processor(stage) / readings for stage in STAGES}
+    return {
+        "readings": readings,
+        "stages": seconds,
+        "read_per_frame": seconds["read"] / frames,
+        "vision_per_frame": seconds["vision"] / frames,
+        "windows": fit(spans.of("windows"), readings),
+    }
+
+
+def measure_whole(path: str, warm_up: str, ratio: int) -> dict:
+    """Memory and wall time of one film in this process, and when which stage worked."""
+    pipe, ask = warm_pipeline(warm_up, ratio)
     spans = Spans()
     watch(spans, pipe)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, processor = time.perf_counter(), time.process_time()
-    told = pipe(
-        video=path,
-        question="What was shown?",
-        do_sample_frames=False,
-        compression_ratio=ratio,
-        max_new_tokens=1,
-        return_memory=True,
-        return_seconds=True,
-    )
+    told = ask(path)
     wall, used = time.perf_counter() - start, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    frames = told["memory"]["visual_tokens_seen"] // pipe.processor.tokens_per_frame
     return {
-        "frames": frames,
+        "frames": told["memory"]["visual_tokens_seen"] // pipe.processor.tokens_per_frame,
         "peak_mb": peak / 1024,
         "peak_before_mb": before / 1024,
         "kept_mb": told["memory"]["bytes"] / 1e6,
@@ -113,27 +162,46 @@ def measure(path: str, ratio: int) -> dict:
         "processor": used,
         "wall_of_half_processor": wall / (used / 2),
         "waited_for_frames": told["seconds"]["read"],
-        "read_per_frame": sum(row[4] for row in spans.of("read")) / frames,
-        "vision_per_frame": sum(row[3] - row[2] for row in spans.of("vision")) / frames,
-        "windows": fit(spans),
         "spans": [(row[0], row[1], row[2] - start, row[3] - start) for row in spans.rows],
     }
 
 
-def fit(spans: Spans) -> dict:
-    """Seconds of a window as a + b x kept entries, over all full windows; a of the first and second half as well."""
-    rows = [row for row in spans.of("windows") if row[5]][1:-1]
-    kept, seconds = np.array([row[5] for row in rows], float), np.array([row[3] - row[2] for row in rows])
+def fit(rows: Sequence[tuple], readings: int) -> dict:
+    """
+    Seconds of a window as a + b x kept entries.
 
-    def line(x, y):
-        # Other work takes a core away now and then: the middle of neighbours is what the window itself takes.
-        size = max(1, len(x) // 40)
-        groups = [slice(at, at + size) for at in range(0, len(x) - size + 1, size)]
-        x, y = (np.array([np.median(values[group]) for group in groups]) for values in (x, y))
-        b, a = np.polyfit(x, y, 1)
-        return {"a": a, "b": b, "r2": 1 - ((y - a - b * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()}
+    Args:
+        rows: of `Spans`, the full windows of all readings, reading by reading.
+    """
+    kept, seconds = (np.array([row[at] for row in rows], float).reshape(readings, -1) for at in (5, 4))
+    kept, seconds = kept[0], np.median(seconds, axis=0)  # [windows]
+    size = max(1, len(kept) // GROUPS)
+    groups = [slice(at, at + size) for at in range(0, len(kept) - size + 1, size)]
+    x, y = (np.array([np.median(values[group]) for group in groups]) for values in (kept, seconds))
+    b, a = np.polyfit(x, y, 1)
+    first, second = (float(half.mean()) for half in np.array_split(y - b * x, 2))
+    r2 = 1 - ((y - a - b * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    return {"windows": len(kept), "a": a, "b": b, "r2": r2, "a_first_half": first, "a_second_half": second}
 
-    return {"windows": len(rows), **line(kept, seconds)}
+
+def compared(results: Sequence[dict]) -> dict:
+    """What is to be alike between the films: how far apart they are, as megabytes or the largest of the smallest."""
+
+    def ratio(values) -> float:
+        return max(values) / min(values)
+
+    peaks = [result["peak_mb"] for result in results]
+    halves = ("a_first_half", "a_second_half")
+    return {
+        "peak_mb_difference": max(peaks) - min(peaks),
+        "read_per_frame": ratio([result["read_per_frame"] for result in results]),
+        "vision_per_frame": ratio([result["vision_per_frame"] for result in results]),
+        "a": ratio([result["windows"]["a"] for result in results]),
+        "a_of_halves": [ratio([result["windows"][half] for half in halves]) for result in results],
+        "r2": [result["windows"]["r2"] for result in results],
+        "wall_of_half_processor": [result["wall_of_half_processor"] for result in results],
+        "wall_of_half_stages": [result["wall_of_half_stages"] for result in results],
+    }
 
 
 def draw(result: dict, path: Path, seconds: float = 3.0) -> None:
@@ -155,34 +223,47 @@ def draw(result: dict, path: Path, seconds: float = 3.0) -> None:
     figure.savefig(path, dpi=90)
 
 
-def in_child(path: Path, ratio: int) -> dict:
-    command = [sys.executable, "-m", "benchmarks.end_to_end", "--one", str(path), "--ratio", str(ratio)]
+def in_child(*arguments) -> dict:
+    command = [sys.executable, "-m", "benchmarks.end_to_end", *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
+def measure(path: Path, warm_up: Path, ratio: int, readings: int) -> dict:
+    """Both ways of one film, each in a process of its own."""
+    common = ("--one", path, "--warm-up", warm_up, "--ratio", ratio)
+    result = {**in_child(*common), **in_child(*common, "--readings", readings)}
+    return {**result, "wall_of_half_stages": result["wall"] / (sum(result["stages"].values()) / 2)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
     parser.add_argument("--frames", default="1000,10000")
     parser.add_argument("--ratio", type=int, default=16)
     parser.add_argument("--one", help="measure this film in this process")
-    arguments = parser.parse_args()
+    parser.add_argument("--warm-up", help="film to be read before it")
+    parser.add_argument("--readings", type=int, help="of it, for what stages take; without it, as users run it")
+    arguments = parser.parse_args(argv)
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.ratio)))
+        one = (arguments.one, arguments.warm_up, arguments.ratio)
+        told = measure_stages(*one, arguments.readings) if arguments.readings else measure_whole(*one)
+        print(json.dumps(told))
         return
-    results = []
+    results, lengths = [], [int(frames) for frames in arguments.frames.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        for frames in map(int, arguments.frames.split(",")):
-            path = write_long_film(Path(folder) / f"{frames}.mp4", frames, 160, 90)
-            results.append(in_child(path, arguments.ratio))
+        warm_up = write_long_film(Path(folder) / "warm_up.mp4", WARM_UP, *SIZE)
+        for frames in lengths:
+            path = write_long_film(Path(folder) / f"{frames}.mp4", frames, *SIZE)
+            results.append(measure(path, warm_up, arguments.ratio, max(lengths) // frames))
     arguments.output.parent.mkdir(exist_ok=True)
     draw(results[0], arguments.output.with_suffix(".png"))
     for result in results:
         result.pop("spans")
-        print(json.dumps(result, indent=1))
     machine = {"cores": os.cpu_count(), "ratio": arguments.ratio}
-    arguments.output.write_text(json.dumps({"machine": machine, "films": results}, indent=1) + "\n")
+    record = json.dumps({"machine": machine, "films": results, "compared": compared(results)}, indent=1)
+    print(record)
+    arguments.output.write_text(record + "\n")
 
 
 if __name__ == "__main__":

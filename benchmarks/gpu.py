@@ -5,7 +5,8 @@ on the device; frames are levels (uint8) on the CPU, as the processor streams th
 
 - products: the card's matrix-product peak and copy bandwidth, which the shares below are of;
 - prefill of 2,048 frames at 2, 4, 8 and 16, from levels on the CPU to a memory; peak memory of that;
-- decoding at that memory: tokens per second, and the bytes read for each as a share of the bandwidth;
+- decoding at that memory, plain, by CUDA graphs and compiled besides, in turn: tokens per second, and the bytes read
+  for each as a share of the bandwidth;
 - the authors' way, restated (``authors_way.py``), on the same weights and frames, in turn with ours;
 - films under caps of memory: a memory filled with random entries for all but the last windows, then these for real,
   then 32 tokens; the largest number of frames that goes.
@@ -15,17 +16,19 @@ on the device; frames are levels (uint8) on the CPU, as the processor streams th
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig
+from transformers import CompileConfig, GenerationConfig
 
 from benchmarks.authors_way import AuthorsWay, Hyper
+from benchmarks.models import random_model
 from videoxl.modeling_videoxl.cache_videoxl import VideoXLCache
-from videoxl.modeling_videoxl.configuration_videoxl import VideoXLConfig
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
 from videoxl.modeling_videoxl.windows_videoxl import VIDEO
 
@@ -33,6 +36,12 @@ DEFAULT_OUTPUT = Path(__file__).parent / "results" / "gpu.json"
 RATIOS = (2, 4, 8, 16)
 CAPS_GB = (24, 48, 80)
 PREFIX, SUFFIX, DECODED = 14, 20, 64
+WARM = 3  # tokens, of which one is run, and one recorded
+DECODING = {  # on the CPU there are no graphs: the second is the first, and left out
+    "plain": {"disable_compile": True},
+    "graphs": {},
+    "compiled": {"compile_config": CompileConfig()},
+}
 REAL_WINDOWS = 4  # of a film under a cap
 
 
@@ -67,39 +76,15 @@ TINY = Shapes(64, 3, 4, 2, 96, 200, 40, 32, 2, 2, 28, 7)
 
 def build_model(shapes: Shapes, device: str) -> VideoXLForCausalLM:
     """Random weights, bfloat16, made on the device."""
-    config = VideoXLConfig(
-        text_config={
-            "hidden_size": shapes.hidden,
-            "num_hidden_layers": shapes.layers,
-            "num_attention_heads": shapes.heads,
-            "num_key_value_heads": shapes.kv_heads,
-            "intermediate_size": shapes.intermediate,
-            "vocab_size": shapes.vocabulary,
-            "beacon_window": shapes.window,
-            "beacon_ratio": list(RATIOS),
-            "max_position_embeddings": 1 << 20,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "pad_token_id": 0,
-        },
-        vision_config={
-            "hidden_size": shapes.vision_hidden,
-            "intermediate_size": 4 * shapes.vision_hidden,
-            "num_hidden_layers": shapes.vision_layers,
-            "num_attention_heads": shapes.vision_heads,
-            "patch_size": shapes.patch,
-            "image_size": shapes.image_size,
-        },
-        image_token_id=shapes.vocabulary - 2,
-        video_token_id=shapes.vocabulary - 1,
-    )
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            return VideoXLForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(default)
+    vision = {
+        "hidden_size": shapes.vision_hidden,
+        "intermediate_size": 4 * shapes.vision_hidden,
+        "num_hidden_layers": shapes.vision_layers,
+        "num_attention_heads": shapes.vision_heads,
+        "patch_size": shapes.patch,
+        "image_size": shapes.image_size,
+    }
+    return random_model(shapes, vision, RATIOS, pad_token_id=0, device=device, dtype=torch.bfloat16)
 
 
 class Levels:
@@ -161,8 +146,8 @@ class Bench:
     def prefill(self, frames: int, ratio: int) -> VideoXLCache:
         return self.model.prefill_video(self.ids(PREFIX), Levels(frames, self.shapes.image_size), ratio)
 
-    def decode(self, cache: VideoXLCache, tokens: int) -> None:
-        config = GenerationConfig(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    def decode(self, cache: VideoXLCache, tokens: int, **how) -> None:
+        config = GenerationConfig(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0, **how)
         self.model.generate(self.ids(SUFFIX), past_key_values=cache, generation_config=config)
 
 
@@ -205,16 +190,24 @@ def measure_prefill(bench: Bench, frames: int, peak: float) -> list[dict]:
     return rows
 
 
-def measure_decoding(bench: Bench, frames: int, bandwidth: float) -> dict:
+def measure_decoding(bench: Bench, frames: int, bandwidth: float, repeats: int = 3) -> dict:
+    """Seconds of a token, recording a graph not counted: the difference of two answers' lengths."""
     cache = bench.prefill(frames, 16)
-    bench.decode(cache.copy(), 8)
-    first, _ = bench.timed(lambda: bench.decode(cache.copy(), 1))
-    seconds, _ = bench.timed(lambda: bench.decode(cache.copy(), 1 + DECODED))
-    per_token = (seconds - first) / DECODED
     language = sum(p.nbytes for p in bench.model.model.language_model.layers.parameters())
     beacons = sum(p.nbytes for name, p in bench.model.named_parameters() if "beacon" in name)
     read = language - beacons + bench.model.lm_head.weight.nbytes + cache.summary()["bytes"]
-    told = {"tokens_per_second": 1 / per_token, "bytes_per_token": read, "share": read / per_token / bandwidth}
+    seconds: dict[str, list[float]] = {way: [] for way in DECODING if bench.is_cuda or way != "graphs"}
+    for repeat in range(1 + repeats):
+        for way in seconds:
+            ends = (1 + WARM, 1 + WARM + DECODED)
+            runs = [partial(bench.decode, cache.copy(), tokens, **DECODING[way]) for tokens in ends]
+            first, whole = (bench.timed(run)[0] for run in runs)
+            if repeat:  # the first is for compilers
+                seconds[way].append((whole - first) / DECODED)
+    told: dict = {"bytes_per_token": read, "seconds_per_token": seconds}
+    for way, measured in seconds.items():
+        per_token = statistics.median(measured)
+        told[way] = {"tokens_per_second": 1 / per_token, "share": read / per_token / bandwidth}
     print(told, flush=True)
     return told
 

@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.authors_way import AuthorsWay, Hyper, split_windows
-from videoxl.modeling_videoxl.configuration_videoxl import VideoXLConfig
+from benchmarks.models import random_model
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
 
 ROOT = Path(__file__).parent.parent
@@ -76,34 +76,15 @@ TINY = Shapes(32, 3, 4, 2, 48, 128, patches_per_side=4, window=40, initializer_r
 def build_model(shapes: Shapes) -> VideoXLForCausalLM:
     """The model with random weights and, as features are given, a vision tower as small as one can be."""
     torch.manual_seed(0)
-    config = VideoXLConfig(
-        text_config={
-            "hidden_size": shapes.hidden,
-            "num_hidden_layers": shapes.layers,
-            "num_attention_heads": shapes.heads,
-            "num_key_value_heads": shapes.kv_heads,
-            "intermediate_size": shapes.intermediate,
-            "vocab_size": shapes.vocabulary,
-            "beacon_window": shapes.window,
-            "beacon_ratio": [shapes.ratio],
-            "initializer_range": shapes.initializer_range,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "pad_token_id": None,
-        },
-        vision_config={
-            "hidden_size": 8,
-            "intermediate_size": 8,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "patch_size": 14,
-            "image_size": 14 * shapes.patches_per_side,
-        },
-        image_token_id=shapes.vocabulary - 2,
-        video_token_id=shapes.vocabulary - 1,
-        initializer_range=shapes.initializer_range,
-    )
-    return VideoXLForCausalLM(config).eval()
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "patch_size": 14,
+        "image_size": 14 * shapes.patches_per_side,
+    }
+    return random_model(shapes, vision, [shapes.ratio], shapes.initializer_range)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .cache_videoxl import VideoXLCache
 from .checkpointing_videoxl import Passes, RecomputedPasses, recomputed
 from .configuration_videoxl import VideoXLConfig
-from .inputs_videoxl import VisualInputs, as_items, encoder_of, new_columns, token_types
+from .inputs_videoxl import VisualInputs, as_items, encoder_of, new_columns, real_device, sent, token_types
 from .loading_videoxl import OriginalLayoutMixin
 from .outputs_videoxl import GroupOutput, gather_columns, gather_rows, wanted_columns
 from .plans_videoxl import RowPlan, group_rows, longest, seeded_draws
@@ -76,7 +76,7 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
 
     def _encode(self, kind: int, pixel_values: torch.Tensor) -> torch.Tensor:
         """Frames or tiles `[F, 3, H, W]` to visual tokens `[F · M, D]`; pooling comes behind the projector."""
-        pixel_values = pixel_values.to(_real(self.vision_tower.device), self.vision_tower.dtype)
+        pixel_values = sent(pixel_values, real_device(self.vision_tower.device)).to(self.vision_tower.dtype)
         config = self.config
         features = patch_features(self.vision_tower, pixel_values, config.vision_feature_layer)  # [F, P², D_vision]
         features = self.multi_modal_projector(features)  # [F, P², D]
@@ -92,7 +92,7 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
         chunk = self.config.vision_chunk_size
         items = as_items(name, pixels, self.config.vision_config.image_size)
         encode, size = partial(self._encode, kind), self.config.vision_config.image_size
-        encoders = [encoder_of(item, encode, _real(self.vision_tower.device), size) for item in items]
+        encoders = [encoder_of(item, encode, real_device(self.vision_tower.device), size) for item in items]
         features = [torch.cat([encode(part) for part in item.split(chunk)]) for item, encode in zip(items, encoders)]
         return BaseModelOutputWithPooling(pooler_output=features)
 
@@ -121,14 +121,14 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
             tokens_per_item={IMAGE: self.config.tokens_per_tile, VIDEO: self.config.tokens_per_frame},
             chunk_size=self.config.vision_chunk_size,
             encode=self.encoder,
-            device=_real(self.vision_tower.device),
+            device=real_device(self.vision_tower.device),
         )
 
     # Plan
 
     @property
     def first_device(self) -> torch.device | None:
-        return _real(self.get_input_embeddings().weight.device)
+        return real_device(self.get_input_embeddings().weight.device)
 
     @property
     def _placeholder_ids(self) -> dict[int, int]:
@@ -233,7 +233,7 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
                 self._keep_step(schedule, segment, rows, plans, visuals)
             if segment.visual:
                 features = [stream.take_all(segment.length) for stream in streams[-1]]
-                embeds = torch.stack(features).to(self.first_device, self.language_model.dtype)  # [b, m, D]
+                embeds = sent(torch.stack(features), self.first_device).to(self.language_model.dtype)  # [b, m, D]
             else:
                 embeds = embed(rows, columns)
             needed = bool(asked.any())
@@ -425,11 +425,6 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
             raise
         finally:
             run["visuals"].close()
-
-
-def _real(device: torch.device) -> torch.device | None:
-    """None for the meta device: where weights are offloaded, hooks move the inputs to them."""
-    return None if device.type == "meta" else device
 
 
 __all__ = ["VideoXLModel"]

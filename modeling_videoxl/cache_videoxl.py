@@ -39,6 +39,7 @@ class VideoXLCacheLayer(DynamicLayer):
         super().__init__(**kwargs)
         self._buffer: _Buffer | None = None
         self._reserved = 0
+        self._room = 0  # entries behind what is held that somebody was given to write to
 
     @property
     def length(self) -> int:
@@ -66,6 +67,7 @@ class VideoXLCacheLayer(DynamicLayer):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self._close_room()
         if torch.is_grad_enabled():
             self._buffer = None
             self.keys = torch.cat((self.keys, key_states), dim=2)
@@ -79,6 +81,38 @@ class VideoXLCacheLayer(DynamicLayer):
         self._buffer.filled = stop
         self._view(stop)
         return self.keys, self.values
+
+    def open_room(self, entries: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Everything held and `entries` more, zeros, for somebody to write into and to report to `fill_room`.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: keys and values, `[B, H, length + entries, D]`, the layer's own. They
+            are nobody's any more once the layer has been changed or shared in another way: `room` is 0 then.
+        """
+        self._close_room()
+        start, stop = self.length, self.length + entries
+        if self._buffer is None or not self._buffer.accepts(start, stop):
+            self._grow(stop)
+        self._buffer.filled, self._room = stop, entries  # no copy that shares the buffer may write there
+        opened = self._buffer.keys[:, :, :stop], self._buffer.values[:, :, :stop]
+        for states in opened:
+            states[:, :, start:].zero_()  # what was never written may be no number, which no mask makes harmless
+        return opened
+
+    @property
+    def room(self) -> int:
+        """Entries of the room that are left."""
+        return self._room
+
+    def fill_room(self, entries: int) -> None:
+        """Takes up as held what was written into the room."""
+        self._room -= entries
+        self._view(self.length + entries)
+
+    def _close_room(self) -> None:
+        if self._room:
+            self._buffer.filled, self._room = self.length, 0
 
     def _grow(self, entries: int) -> None:
         batch, heads, length, dim = self.keys.shape
@@ -99,6 +133,7 @@ class VideoXLCacheLayer(DynamicLayer):
         """Drops the last entries; `tokens_to_remove` is negative or 0, as everywhere in transformers."""
         if not tokens_to_remove or not self.is_initialized:
             return
+        self._close_room()
         length = self.length + tokens_to_remove
         self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
         if self._buffer is not None and not self._buffer.shared:
@@ -106,6 +141,7 @@ class VideoXLCacheLayer(DynamicLayer):
 
     def share(self) -> "VideoXLCacheLayer":
         """A layer that holds the same entries; neither sees what the other appends."""
+        self._close_room()
         other = type(self)()
         if self.is_initialized:
             other.lazy_initialization(self.keys, self.values)
@@ -117,11 +153,11 @@ class VideoXLCacheLayer(DynamicLayer):
     def map(self, change) -> None:
         """Replaces keys and values by `change` of them, which may alter the batch and the entries."""
         if self.is_initialized:
-            self.keys, self.values, self._buffer = change(self.keys), change(self.values), None
+            self.keys, self.values, self._buffer, self._room = change(self.keys), change(self.values), None, 0
 
     def reset(self) -> None:
         self.keys = self.values = self._buffer = None
-        self.is_initialized, self._reserved = False, 0
+        self.is_initialized, self._reserved, self._room = False, 0, 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.map(lambda states: states.index_select(0, beam_idx.to(states.device)))
@@ -211,9 +247,29 @@ class VideoXLCache(Cache):
         for layer in self.layers:
             layer.reserve(layer.length + entries)
 
+    def open_room(self, entries: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Every layer's `open_room`."""
+        return [layer.open_room(entries) for layer in self.layers]
+
+    @property
+    def room(self) -> int:
+        """Entries that can still be written to what `open_room` gave; 0 once the cache was changed otherwise."""
+        return min(layer.room for layer in self.layers)
+
+    def fill_room(self, tokens: int) -> None:
+        """Counts text tokens whose keys and values were written into the room."""
+        for layer in self.layers:
+            layer.fill_room(tokens)
+        self.advance(tokens, tokens, False, False)
+
+    @property
+    def padding(self) -> list[int]:
+        """Of every row the entries left of its first that are padding."""
+        return [row.padding for row in self._rows]
+
     def positions(self, count: int, device: torch.device) -> torch.Tensor:
         """Compact rotary positions of the next `count` tokens, `[1 or B, count]`."""
-        padding = [row.padding for row in self._rows]
+        padding = self.padding
         following = torch.arange(self.physical_length, self.physical_length + count, device=device)
         if not any(padding):
             return following[None]
@@ -221,7 +277,7 @@ class VideoXLCache(Cache):
 
     def padding_mask(self, count: int, device: torch.device) -> torch.Tensor | None:
         """True for the entries and the next `count` tokens that are no padding, `[B, entries + count]`, or None."""
-        padding = [row.padding for row in self._rows]
+        padding = self.padding
         if not any(padding):
             return None
         entries = torch.arange(self.physical_length + count, device=device)

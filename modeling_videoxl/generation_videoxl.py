@@ -4,9 +4,13 @@ import inspect
 
 import torch
 from transformers.generation import GenerationMixin
+from transformers.utils import logging
 
+from .decoding_videoxl import StaticDecoding, obstacle
 from .inputs_videoxl import NAMES, PIXEL_ARGUMENTS, token_types
 from .windows_videoxl import TEXT, find_spans
+
+logger = logging.get_logger(__name__)
 
 VISUAL_ARGUMENTS = (
     *PIXEL_ARGUMENTS.values(),
@@ -25,7 +29,26 @@ class VideoXLGenerationMixin(GenerationMixin):
     With `past_key_values`, `input_ids` is the whole conversation, as everywhere in transformers. Only what is new of
     it may be given instead, as long as that is no longer than what the cache has seen, or comes with the attention
     mask of the whole, 0 somewhere: otherwise nothing tells the two apart.
+
+    Greedy decoding and sampling on a GPU go through CUDA graphs, see `StaticDecoding`: by default, and not with
+    `disable_compile=True`, nor where the model has an `obstacle`. `compile_config=CompileConfig()` has each token's
+    work compiled by `torch.compile` as well, on the CPU, too.
     """
+
+    def _valid_auto_compile_criteria(self, model_kwargs, generation_config) -> bool:
+        asked = generation_config.compile_config is not None
+        if generation_config.disable_compile or not (asked or self.device.type == "cuda"):
+            return False
+        if generation_config.is_assistant:
+            return False  # a draft is over before anything is won
+        reason = obstacle(self) if model_kwargs.get("past_key_values") is not None else "there is no cache"
+        if asked and reason is not None:
+            logger.warning_once(f"compile_config is not followed: {reason}.")
+        return reason is None
+
+    def get_compiled_call(self, compile_config):
+        """What `generate` calls in place of `forward` behind the first token; see `StaticDecoding`."""
+        return StaticDecoding(self, compile_config)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         implementation = generation_config.cache_implementation

@@ -41,6 +41,21 @@ def is_streamed(item) -> bool:
     return hasattr(item, "pixel_values") and hasattr(item, "split")
 
 
+def real_device(device: torch.device) -> torch.device | None:
+    """None for the meta device: where weights are offloaded, hooks move the inputs to them."""
+    return None if device.type == "meta" else device
+
+
+def sent(states: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """
+    `states` on `device`. To a GPU they go through pinned memory of their own, so that nobody has to wait until they
+    are there, or for what the GPU was told before.
+    """
+    if device is None or device.type != "cuda" or states.device.type != "cpu":
+        return states.to(device)
+    return states.pin_memory().to(device, non_blocking=True)
+
+
 def encoder_of(item, encode: Callable[[torch.Tensor], torch.Tensor], device, image_size: int):
     """`encode` for the pieces that `item.split` gives; those of a streamed video are normalised on `device`."""
     if not is_streamed(item):
@@ -48,7 +63,7 @@ def encoder_of(item, encode: Callable[[torch.Tensor], torch.Tensor], device, ima
 
     def encode_levels(piece: torch.Tensor) -> torch.Tensor:
         (piece,) = as_items("a streamed video's frames", [piece], image_size)
-        return encode(item.pixel_values(piece.to(device)))
+        return encode(item.pixel_values(sent(piece, device)))
 
     return encode_levels
 

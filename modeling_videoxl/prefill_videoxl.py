@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from .cache_videoxl import VideoXLCache
-from .inputs_videoxl import as_items, encoder_of, is_streamed
+from .inputs_videoxl import as_items, encoder_of, is_streamed, real_device
 from .vision_videoxl import FeatureStream
-from .windows_videoxl import VIDEO, Segment, SpanPlanner
+from .windows_videoxl import VIDEO, Segment, Span, SpanPlanner, plan_row
 
 
 class PrefillMixin:
@@ -51,6 +51,7 @@ class PrefillMixin:
         source = chunks.split(self.config.vision_chunk_size) if is_streamed(chunks) else chunks
         closing = contextlib.closing(source) if hasattr(source, "close") else contextlib.nullcontext()
         with closing:
+            cache.reserve(self._entries_to_come(chunks, compression_ratio))
             stream = FeatureStream(self._pieces(source), self._piece_encoder(chunks))
             self._prefill_windows(stream, cache, compression_ratio, on_window or (lambda _: None))
         return cache
@@ -60,9 +61,22 @@ class PrefillMixin:
         return itertools.chain.from_iterable(chunk.split(self.config.vision_chunk_size) for chunk in frames)
 
     def _piece_encoder(self, chunks: Iterable[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-        device, size = self.vision_tower.device, self.config.vision_config.image_size
-        device = None if device.type == "meta" else device
+        device, size = real_device(self.vision_tower.device), self.config.vision_config.image_size
         return encoder_of(chunks, lambda piece: self._encode(VIDEO, piece), device, size)
+
+    def _entries_to_come(self, chunks: Iterable[torch.Tensor], compression_ratio) -> int:
+        """
+        What a streamed video will leave, where it says how many frames it plans to give; else 0: the cache grows.
+        Without room for all of it, old and new entries would lie beside each other whenever it grows.
+        """
+        setting, window = self.ratio_setting(compression_ratio), self.config.text_config.beacon_window
+        planned = getattr(getattr(chunks, "metadata", None), "frames_indices", None)
+        tokens = len(planned or ()) * self.config.tokens_per_frame
+        if isinstance(compression_ratio, list | tuple) and len(compression_ratio) != -(-tokens // window):
+            return 0  # an error, but only once all frames came: some may be damaged
+        span = Span(VIDEO, 0, tokens, 0)
+        segments, _ = plan_row(tokens, [span], setting, window, self.config.summarize_remainder)
+        return sum(segment.kept for segment in segments)
 
     def _prefill_windows(self, stream: FeatureStream, cache: VideoXLCache, compression_ratio, on_window) -> None:
         setting, window = self.ratio_setting(compression_ratio), self.config.text_config.beacon_window

@@ -14,7 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
     rotate_half,
 )
 
-from .attention_videoxl import attend_split, beacon_mask, can_split, take_rows
+from .attention_videoxl import ROOM, StaticEntries, attend_split, beacon_mask, can_split, take_rows
 from .cache_videoxl import VideoXLCache, VideoXLCacheLayer
 from .configuration_videoxl import VideoXLConfig, VideoXLTextConfig
 from .windows_videoxl import Segment
@@ -81,6 +81,7 @@ class VideoXLAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         split: bool,
         cache_layer: VideoXLCacheLayer | None,
+        static: StaticEntries | None,
         **kwargs,
     ):
         """
@@ -91,7 +92,8 @@ class VideoXLAttention(nn.Module):
             None for both where they are in the cache already.
         """
         keys, values = self.project("k", hidden, segment), self.project("v", hidden, segment)
-        if wanted == BEACONS:
+        alone = wanted == BEACONS and attention_mask is not None  # without a mask VST rows go with all the others
+        if alone:
             query = self.project_beacons("q", take_rows(hidden, segment.beacon_rows))
             query = rotate(query, tuple(take_rows(part, segment.beacon_rows) for part in position_embeddings))
         else:
@@ -106,8 +108,11 @@ class VideoXLAttention(nn.Module):
             kept = (rotated[:, :, :0], values[:, :, :0])
         else:
             kept = (rotated, values)
-        if split:
-            output = attend_split(query, past, (rotated, values), self.scaling)
+        if static is not None:
+            output, kept = static.attend(query, rotated, values, self.scaling), (None, None)
+        elif split:
+            output = attend_split(query, past, (rotated, values), self.scaling, attention_mask)
+            output = output if alone or wanted == ALL else take_rows(output, segment.beacon_rows)
         else:
             if cache_layer is not None:
                 rotated, values = cache_layer.update(rotated, values)
@@ -175,6 +180,7 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None,
         split: bool = False,
         cache_layer: VideoXLCacheLayer | None = None,
+        static: StaticEntries | None = None,
         **kwargs,
     ):
         """
@@ -186,8 +192,9 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
             position_embeddings: cosines and sines of the rows' positions, `[1 or B, q, d]`.
             kept_embeddings: the same at the compact positions of what is kept, `[1 or B, kept, d]`.
             attention_mask: of the wanted rows, as the attention implementation takes it.
-            split: attend by `attend_split`.
+            split: attend by `attend_split`; a mask is then that of VST rows over the pass alone.
             cache_layer: where keys and values are written at once, when no gradient is wanted and all are kept.
+            static: in place of all that is kept, for a pass of one token over buffers of a fixed size.
 
         Returns:
             Output of the wanted rows, or None; and keys and values to keep, `[B, H_kv, kept, d]`, or None.
@@ -205,6 +212,7 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
             attention_mask,
             split,
             cache_layer,
+            static,
             **kwargs,
         )
         residual = take_rows(hidden, segment.beacon_rows) if wanted == BEACONS else hidden
@@ -366,7 +374,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
                 position_embeddings=embeddings,
                 kept_embeddings=kept_embeddings,
                 attention_mask=masks[wanted],
-                split=masks["split"] and wanted == ALL,
+                split=masks["split"],
                 cache_layer=kept if in_place else None,
                 **kwargs,
             )
@@ -377,6 +385,46 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
             return None, None
         hidden = self.norm(self.without_beacons(hidden, segment))
         return hidden, (*collected, hidden) if output_hidden_states else None
+
+    def step(
+        self,
+        tokens: torch.LongTensor,
+        entries: list[tuple[torch.Tensor, torch.Tensor]],
+        place: torch.LongTensor,
+        padding: torch.LongTensor,
+        split: bool,
+    ) -> torch.Tensor:
+        """
+        A pass over one more token of every row, whose work is the same for every token: see `StaticDecoding`.
+
+        Args:
+            tokens: `[B, 1]`.
+            entries: of each layer, keys and values as in `StaticEntries`; the token's are written there.
+            place: `[1]`, where they belong.
+            padding: entries of every row that are padding, `[1 or B, 1]`.
+            split: see `StaticEntries`; nothing may be padded then.
+
+        Returns:
+            `torch.Tensor`: the normed output, `[B, 1, D]`.
+        """
+        hidden = self.embed_tokens(tokens)  # [B, 1, D]
+        embeddings = self.rotary_emb(hidden, place - padding)
+        index = torch.arange(entries[0][0].shape[2], device=tokens.device)
+        index = index[-ROOM:] if split else index
+        mask = ((index <= place) & (index >= padding))[:, None, None]  # [1 or B, 1, 1, entries]
+        for layer, (keys, values) in zip(self.layers, entries):
+            hidden, _, _ = layer(
+                hidden,
+                None,
+                None,
+                segment=Segment(0, 1),
+                wanted=ALL,
+                position_embeddings=embeddings,
+                kept_embeddings=embeddings,
+                attention_mask=None,
+                static=StaticEntries(keys, values, place, mask, split),
+            )
+        return self.norm(hidden)
 
     def _wanted(self, index: int, segment: Segment) -> str:
         """Rows of layer `index` that anything depends on, when nobody asks for the pass's output."""
@@ -389,14 +437,15 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
     def _masks(self, hidden: torch.Tensor, segment: Segment, cache: VideoXLCache) -> dict:
         implementation, rows, kept = self.config._attn_implementation, segment.rows, cache.physical_length
         padding = cache.padding_mask(rows, hidden.device)
-        past = cache.layers[0].keys if kept else None
-        split = rows > 1 and not self.training and can_split(implementation, hidden, past, padding is not None)
+        past, heads = cache.layers[0].keys if kept else None, self.config.num_attention_heads
+        split = rows > 1 and not self.training and can_split(implementation, past, heads, padding is not None)
         masks = {"split": split, NONE: None, ALL: None, BEACONS: None}
         if not split:
             masks[ALL] = create_causal_mask(
                 config=self.config, inputs_embeds=hidden, attention_mask=padding, past_key_values=cache
             )
-        if segment.beacons and implementation in ("eager", "sdpa"):
-            additive = implementation == "eager"
-            masks[BEACONS] = beacon_mask(segment.beacon_rows, kept, rows, padding, hidden, additive)
+        # On a GPU one layer's attention of all rows is less than a mask, and keys repeated for it.
+        if segment.beacons and implementation in ("eager", "sdpa") and not (split and hidden.is_cuda):
+            additive, seen = split or implementation == "eager", 0 if split else kept
+            masks[BEACONS] = beacon_mask(segment.beacon_rows, seen, rows, padding, hidden, additive)
         return masks
