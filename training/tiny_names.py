@@ -12,13 +12,13 @@ import numpy as np
 
 from videoxl.synthetic.needles import COLOURS, LETTERS, SYMBOLS
 
+# Words that the small tokenizer has as one token each anyway.
 # fmt: off
 NAMES = (
-    "amber", "basil", "cedar", "clove", "coral", "daisy", "eagle", "fern", "finch", "flint", "ginger", "hazel",
-    "heron", "ivory", "jade", "kelp", "larch", "lemon", "lilac", "lotus", "maple", "mint", "moss", "nectar",
-    "oak", "olive", "onyx", "opal", "otter", "pearl", "pepper", "pine", "plum", "poppy", "quail", "raven",
-    "reed", "robin", "rose", "ruby", "rust", "saffron", "sage", "salmon", "sand", "slate", "swan", "tulip",
-    "umber", "velvet", "violet", "walnut", "willow", "wren", "yarrow", "zinc",
+    "anything", "anywhere", "appears", "assistant", "bars", "books", "breaks", "broken", "cars", "cent",
+    "coffee", "everything", "far", "frame", "helpful", "inserted", "itself", "juice", "many", "often", "option",
+    "order", "part", "pattern", "phones", "pizza", "product", "screen", "seen", "shoes", "something", "static",
+    "stripes", "time", "times", "video", "watches", "wrong",
 )
 # fmt: on
 # Digits keep their names: they are counts and shares of time as well. A black screen is a pattern, not a colour.

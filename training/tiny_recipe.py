@@ -38,7 +38,6 @@ from .assembly import assemble
 from .run import CONFIGS, last_checkpoint, read_config, run_training
 from .tiny_album import AlbumFrames, AlbumTrainer
 from .tiny_data import SingleFrames, TaskRows
-from .tiny_names import NAMES
 from .tiny_parts import (
     CHAT_WORDS,
     MARK,
@@ -164,7 +163,7 @@ class Recipe:
         self.stage("vision", self._train_vision)
 
     def _make_parts(self, folder: Path) -> None:
-        texts = [" ".join(("", *NAMES)), *sentences("train", self.settings["tokenizer_films"])]
+        texts = sentences("train", self.settings["tokenizer_films"])
         tokenizer = train_tokenizer(f"{CHAT_WORDS}\n{text}" for text in texts)
         tokenizer.save_pretrained(folder / "text")
         set_seed(self.seed)
