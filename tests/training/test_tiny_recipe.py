@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
+from videoxl import tiny_checkpoint
 from videoxl.synthetic.films import Film
 from videoxl.synthetic.needles import COLOURS, LETTERS, SYMBOLS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, needle_sample, sentences
@@ -278,10 +279,10 @@ def test_an_album_shows_on_every_page_what_its_words_say(finished):
     assert collator.code({**row, "renamed": True}).shape == (3, 3)  # the ids of its words
 
 
-def test_practice_names_are_one_name_each_everywhere(finished):
+def test_practice_names_are_one_name_each_everywhere():
     """Word by word beside the same films without: what differs was a sign or a colour, and is one name."""
     plain, named = (TaskRows(30, 2, (8, 40), 5, seed=9, renamed=share) for share in (0.0, 1.0))
-    tokenizer, kept = AutoProcessor.from_pretrained(finished / "checkpoint").tokenizer, set()
+    tokenizer, kept = AutoProcessor.from_pretrained(tiny_checkpoint()).tokenizer, set()
     for index in range(60):
         called = {}
         before, after = (
