@@ -101,7 +101,7 @@ def _torchcodec() -> Any:
     """The module `torchcodec.decoders`, or the error that loading it ends with."""
     try:
         from torchcodec import decoders
-    except Exception as error:  # missing, without its FFmpeg, or made for another torch: there is no end of kinds
+    except (ImportError, OSError, RuntimeError, AttributeError, ValueError) as error:  # or it does not load
         return error
     return decoders
 
