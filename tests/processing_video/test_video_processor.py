@@ -226,10 +226,11 @@ def test_an_abandoned_stream_closes_its_file(small, film):
 
 
 INTERRUPTED = """
-import contextlib, os, sys
+import contextlib, os, signal, sys
 sys.path.insert(0, {tests!r})
 from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
 chunks = VideoXLVideoProcessor().iter_chunks({path!r}, chunk_frames=1, {reading})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 try:
     with contextlib.closing(chunks):
         for number, chunk in enumerate(chunks):
