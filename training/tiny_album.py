@@ -26,6 +26,7 @@ from .tiny_words import SpelledCollator, SpelledTrainer
 
 LONGEST_SHOT = 30  # frames of a film that one scene's plain frames stand for
 ENCODED_AT_ONCE = 256
+COLOURS_EACH = 6  # that training shows a value in
 
 
 class AlbumFrames(Dataset):
@@ -34,7 +35,7 @@ class AlbumFrames(Dataset):
     `FRAMES_PER_SCENE` frames each, without any.
 
     Args:
-        looks: of each card or advertisement; an anomaly, which has no colour, gets as many for each of eight.
+        looks: of each pair of value and colour; an anomaly, which has no colour, gets as many as all of a value's.
         scenes: how many.
         seed, split: of the frames.
     """
@@ -45,7 +46,8 @@ class AlbumFrames(Dataset):
         for kind, values in VALUES.items():
             for value in values:
                 colours = colours_of(split, kind, value)
-                self.shown += [(kind, value, colour) for colour in colours for _ in range(looks * 6 // len(colours))]
+                times = looks * COLOURS_EACH // len(colours)
+                self.shown += [(kind, value, colour) for colour in colours for _ in range(times)]
         self.shown += [None] * (scenes * FRAMES_PER_SCENE)
 
     def __len__(self) -> int:

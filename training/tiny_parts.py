@@ -1,5 +1,6 @@
 """The small checkpoint's parts: tokenizer, vision tower, language model, processor."""
 
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -112,9 +113,14 @@ class FrameReader(nn.Module):
 
 def normalized(pixels: torch.Tensor) -> torch.Tensor:
     """Drawn frames, uint8 [B, S, S, 3], to the pixel values that the processor makes of them, float32 [B, 3, S, S]."""
-    processor = image_processor()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    mean, std = _mean_and_deviation()
     return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+@functools.cache
+def _mean_and_deviation() -> tuple[torch.Tensor, torch.Tensor]:
+    processor = image_processor()
+    return tuple(torch.tensor(values).view(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
 
 
 class FrameCollator:

@@ -22,14 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoProcessor,
-    Qwen2ForCausalLM,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.tasks import sentences
