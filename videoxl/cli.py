@@ -174,6 +174,8 @@ def load_pipeline(model: str | None):
 
     from videoxl import TASK, tiny_checkpoint
 
+    if model and not os.path.isdir(model) and (model.startswith((".", "~", os.sep)) or model.count("/") > 1):
+        raise FileNotFoundError(f"--model {model}: no such folder; give a checkpoint's, or a Hub id as OWNER/NAME")
     return pipeline(TASK, model=model or str(tiny_checkpoint()))
 
 

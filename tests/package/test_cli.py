@@ -66,6 +66,12 @@ def test_model_named_or_set_or_the_small_one(film, checkpoint, tiny, monkeypatch
     assert seen == [32, 8, 32]
 
 
+def test_a_folder_that_is_not_there_is_named(film, tmp_path, capsys):
+    assert main(["ask", str(film), "What?", "--model", str(tmp_path / "gone")]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'gone'}: no such folder" in error and "OWNER/NAME" in error
+
+
 def test_package_without_its_checkpoint_says_so(film, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIDEOXL_MODEL", raising=False)
     monkeypatch.setattr("videoxl.tiny.FOLDER", tmp_path / "videoxl_tiny")
