@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from videoxl.synthetic.questions import Question
+
+from .settings import ANSWER_STARTS
+
 MOST_ROWS = 16
+ANSWER_TOKENS = 40  # more than the longest answer has that the synthetic world knows
 # Bytes of keys and values that the rows of one batch may take together: many short memories are sooner read side by
 # side, long ones one after the other, which needs no copies of them.
 MEMORY_BUDGET = 2**26
@@ -20,10 +25,11 @@ class Answerer:
 
     Args:
         pipe: the pipeline of a checkpoint, whose model and processor are used.
-        max_new_tokens (`int`): longest answer.
+        answers: to multiple choice, one of `ANSWER_STARTS`.
     """
 
-    def __init__(self, pipe, max_new_tokens: int):
+    def __init__(self, pipe, answers: str = "free"):
+        self.option_start = ANSWER_STARTS[answers]
         self.processor, self.tokenizer = pipe.processor, pipe.processor.tokenizer
         checkpoint = pipe.model.generation_config
         pad = checkpoint.pad_token_id if checkpoint.pad_token_id is not None else self.tokenizer.pad_token_id
@@ -31,7 +37,7 @@ class Answerer:
         # all weights and leaves the caller's model alone.
         self.model = copy.copy(pipe.model)
         self.model.generation_config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             eos_token_id=checkpoint.eos_token_id,
             pad_token_id=0 if pad is None else pad,
@@ -45,18 +51,20 @@ class Answerer:
 
     # Prompts
 
-    def tail(self, question: str, answer_prefix: str | None = None) -> list[int]:
+    def tail(self, question: Question, multiple_choice: bool) -> list[int]:
         """The prompt behind the film."""
-        row = self._prompt([{"type": "video"}], question, answer_prefix)
+        row = self._prompt([{"type": "video"}], question, multiple_choice)
         return row[row.index(self.processor.video_token_id) + 1 :]
 
-    def blind_prompt(self, question: str, answer_prefix: str | None = None) -> list[int]:
+    def blind_prompt(self, question: Question, multiple_choice: bool) -> list[int]:
         """The whole prompt, without a film."""
-        return self._prompt([], question, answer_prefix)
+        return self._prompt([], question, multiple_choice)
 
-    def _prompt(self, visuals: list[dict], question: str, answer_prefix: str | None) -> list[int]:
-        chat = [{"role": "user", "content": [*visuals, {"type": "text", "text": question}]}]
-        return self.processor.encode_chats([chat], add_generation_prompt=True, answer_prefix=answer_prefix)[0]
+    def _prompt(self, visuals: list[dict], question: Question, multiple_choice: bool) -> list[int]:
+        text = {"type": "text", "text": question.prompt(multiple_choice)}
+        chat = [{"role": "user", "content": [*visuals, text]}]
+        start = self.option_start if multiple_choice else None
+        return self.processor.encode_chats([chat], add_generation_prompt=True, answer_prefix=start)[0]
 
     # Films
 

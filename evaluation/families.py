@@ -8,18 +8,26 @@ from statistics import fmean
 
 from transformers.utils import logging
 
-from videoxl.synthetic.questions import ANSWER_PREFIX, Question
+from videoxl.synthetic.questions import Question
 from videoxl.synthetic.tasks import FAMILIES, SHORTEST_ASKED, Sample, draw_sample
 
 from .answerer import Answerer
 from .haystacks import NUMBERS_PER_SEED
 from .intervals import scored
 from .records import ResultLines, fingerprint, output_folder, write_json
-from .settings import check_counts, check_drawing, check_ratios, check_seed, ordered, ratio_name, ratio_way
+from .settings import (
+    check_answers,
+    check_counts,
+    check_drawing,
+    check_ratios,
+    check_seed,
+    ordered,
+    ratio_name,
+    ratio_way,
+)
 
 FORMS = {"open": False, "multiple choice": True}
 BLIND, MAJORITY = "blind", "majority"  # ways to answer without the film, beside the ratios
-ANSWER_TOKENS = 40  # more than the longest answer has
 QUESTIONS_PER_FILM = 3  # at most; some families have only one to ask
 TRAINING_FILMS, TRAINING_FRAMES = 300, 256  # of each family, whose answers are counted for the majority
 
@@ -36,6 +44,7 @@ class FamilySettings:
         films: how many, all families and lengths together.
         ratios: compression ratios; 0 is no compression.
         seed: of the films.
+        answers: to multiple choice, "free", or "letter" for the authors' way, see `ANSWER_STARTS`.
 
     Raises:
         ValueError: for a setting that cannot be meant.
@@ -46,6 +55,7 @@ class FamilySettings:
     films: int = 300
     ratios: Sequence[int] = (0, 2, 4, 8, 12, 16)
     seed: int = 0
+    answers: str = "free"
 
     def __post_init__(self):
         unknown = [family for family in self.families if family not in FAMILIES]
@@ -57,6 +67,7 @@ class FamilySettings:
         check_counts("frames", self.frames, least=SHORTEST_ASKED)
         check_counts("films", (self.films,))
         check_ratios(self.ratios)
+        check_answers(self.answers)
         check_seed(self.seed)
 
     def sample(self, film: int) -> Sample:
@@ -75,10 +86,9 @@ class _Asked:
     form: str
 
     @property
-    def prompt(self) -> tuple[str, str | None]:
-        """The question's text, and the answer's beginning."""
-        multiple_choice = FORMS[self.form]
-        return self.question.prompt(multiple_choice), ANSWER_PREFIX if multiple_choice else None
+    def prompt(self) -> tuple[Question, bool]:
+        """The question, and whether its options are shown."""
+        return self.question, FORMS[self.form]
 
     def line(self, reply: str) -> dict:
         """As the results hold it."""
@@ -105,7 +115,7 @@ def run_families(pipe, settings: FamilySettings, output: str | Path | None = Non
         ValueError: for settings that the model cannot meet, or results of other settings in `output`.
     """
     check_drawing()
-    answerer = Answerer(pipe, ANSWER_TOKENS)
+    answerer = Answerer(pipe, settings.answers)
     check_ratios(settings.ratios, answerer.window)
     identity = {
         "experiment": "families",
@@ -113,6 +123,7 @@ def run_families(pipe, settings: FamilySettings, output: str | Path | None = Non
         "families": list(settings.families),
         "frames": list(settings.frames),
         "seed": settings.seed,
+        "answers": settings.answers,
     }
     folder = output_folder("families", identity, output)
     results = ResultLines(folder / "results.jsonl", identity)
@@ -184,7 +195,7 @@ class Majority:
             return answer
         counts = [self.options[question.family][option] for option in question.options]
         guess = Question("", "", "", question.options, counts.index(max(counts)))
-        return guess.reply(multiple_choice=True).removeprefix(ANSWER_PREFIX)
+        return guess.letter_reply()
 
 
 # Summing up

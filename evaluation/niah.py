@@ -8,15 +8,20 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from videoxl.synthetic.questions import ANSWER_PREFIX
-
 from .answerer import Answerer
 from .haystacks import Trial, Trials, content_digest, read_needles
 from .intervals import scored
 from .records import ResultLines, fingerprint, output_folder, write_json
-from .settings import check_counts, check_drawing, check_ratios, check_seed, ordered, ratio_name
+from .settings import (
+    check_answers,
+    check_counts,
+    check_drawing,
+    check_ratios,
+    check_seed,
+    ordered,
+    ratio_name,
+)
 
-LETTER_TOKENS = 4  # a letter and what some tokenizers put around it
 DEFAULT_QUESTIONS = 5
 
 
@@ -33,6 +38,7 @@ class NiahSettings:
         needles: folder of the user's own needles; None for drawn ones.
         seed: of films, needles and the order of options.
         questions: in each cell; None for five, or for all needles of the folder.
+        answers: "free", or "letter" for the authors' way, see `ANSWER_STARTS`.
 
     Raises:
         ValueError: for a setting that cannot be meant.
@@ -45,6 +51,7 @@ class NiahSettings:
     needles: str | Path | None = None
     seed: int = 0
     questions: int | None = None
+    answers: str = "free"
 
     def __post_init__(self):
         for name in ("frames", "depths", "ratios"):
@@ -54,6 +61,7 @@ class NiahSettings:
         if not all(0 <= depth <= 100 for depth in self.depths):
             raise ValueError(f"depths={list(self.depths)}: give per cent of the film, 0 to 100")
         check_seed(self.seed)
+        check_answers(self.answers)
         if self.questions is not None:
             check_counts("questions", (self.questions,))
 
@@ -85,7 +93,7 @@ def run_niah(pipe, settings: NiahSettings, output: str | Path | None = None) -> 
         ValueError: for settings that the model cannot meet, or results of other settings in `output`.
     """
     check_drawing()
-    answerer = Answerer(pipe, LETTER_TOKENS)
+    answerer = Answerer(pipe, settings.answers)
     check_ratios(settings.ratios, answerer.window)
     pictures = None if settings.needles is None else read_needles(settings.needles)
     questions = settings.questions or (DEFAULT_QUESTIONS if pictures is None else len(pictures))
@@ -96,6 +104,7 @@ def run_niah(pipe, settings: NiahSettings, output: str | Path | None = None) -> 
         "needles": "drawn" if pictures is None else content_digest(settings.needles),
         "seed": settings.seed,
         "questions": questions,
+        "answers": settings.answers,
     }
     folder = output_folder("niah", identity, output)
     results = ResultLines(folder / "results.jsonl", identity)
@@ -184,8 +193,8 @@ def _replies(answerer: Answerer, memory, rest, shown, trial: Trial, ratio: int) 
         answerer.extend(branch, variants, ratio)
         held = branch.summary()["kept"]  # of all rows, which keep the same
         kept = {name: held[name] // len(variants) for name in ("sink", "beacons", "visual")}
-        prompts = [needle.question.prompt(multiple_choice=True) for needle in trial.needles[chosen]]
-        replies += answerer.answer(branch, [answerer.tail(prompt, ANSWER_PREFIX) for prompt in prompts])
+        tails = [answerer.tail(needle.question, multiple_choice=True) for needle in trial.needles[chosen]]
+        replies += answerer.answer(branch, tails)
     return replies, kept
 
 

@@ -4,6 +4,11 @@ import importlib.util
 from collections.abc import Sequence
 
 from videoxl.modeling_videoxl.windows_videoxl import is_ratio
+from videoxl.synthetic.questions import ANSWER_PREFIX
+
+# How multiple choice is answered: as the model likes, and the option that its words name counts; or with the beginning
+# of the answer given, as in the authors' evaluation, so that a letter is all that is left to say.
+ANSWER_STARTS = {"free": None, "letter": ANSWER_PREFIX}
 
 
 def ordered(name: str, values: Sequence[float]) -> tuple[float, ...]:
@@ -27,6 +32,12 @@ def check_ratios(ratios: Sequence[int], window: int | None = None) -> None:
         raise ValueError(
             f"ratios={list(ratios)}: a window of this model has {window} visual tokens; give ratios up to that"
         )
+
+
+def check_answers(answers: str) -> None:
+    """Raises a `ValueError` for an unknown way to answer multiple choice."""
+    if answers not in ANSWER_STARTS:
+        raise ValueError(f"answers={answers!r}: give one of {list(ANSWER_STARTS)}")
 
 
 def check_seed(seed: int) -> None:

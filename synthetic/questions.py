@@ -41,27 +41,46 @@ class Question:
     per_cent: int | None = None
 
     def prompt(self, multiple_choice: bool) -> str:
-        """The question as it is asked; with options it wants [`ANSWER_PREFIX`] put before the answer."""
+        """The question as it is asked, with its options behind it or without."""
         if not multiple_choice:
             return self.text
         listed = [f"({letter}) {option}" for letter, option in zip(OPTION_LETTERS, self.options)]
         return "\n".join([self.text, *listed])
 
     def reply(self, multiple_choice: bool) -> str:
-        """What the model should say, the answer's prefix included."""
-        return f"{ANSWER_PREFIX}{OPTION_LETTERS[self.correct]})" if multiple_choice else self.answer
+        """What the model should say: the answer in words, with options the right one's letter behind it."""
+        return f"{self.answer} ({OPTION_LETTERS[self.correct]})" if multiple_choice else self.answer
+
+    def letter_reply(self) -> str:
+        """The shortest reply to multiple choice, [`ANSWER_PREFIX`] included."""
+        return f"{ANSWER_PREFIX}{OPTION_LETTERS[self.correct]})"
 
     def is_right(self, reply: str, multiple_choice: bool) -> bool:
         """
-        Whether `reply`, without the prefix, answers the question: the right letter first; or the answer's words, case
-        and punctuation aside; or a number of per cent that is at most 10 off.
+        Whether `reply` answers the question: with options it must name the right one, see `named_option`; else say
+        the answer's words, case and punctuation aside, or a number of per cent that is at most 10 off.
         """
         if multiple_choice:
-            return re.match(rf"\s*\(?{OPTION_LETTERS[self.correct]}\b", reply) is not None
+            return self.named_option(reply) == self.correct
         if self.per_cent is not None:
             said = re.findall(r"\d+(?=\s*(?:per cent|%))", reply) or re.findall(r"\d+", reply)
             return bool(said) and abs(int(said[0]) - self.per_cent) <= TOLERANCE
         return _words(reply) == _words(self.answer)
+
+    def named_option(self, reply: str) -> int | None:
+        """
+        The index of the option that a reply chooses: by a letter at its beginning, behind [`ANSWER_PREFIX`] or not;
+        else by a letter in brackets; else by the words of an option. None where it names none, or several.
+        """
+        letters = OPTION_LETTERS[: len(self.options)]
+        first = re.match(rf"\s*\(?([{letters}])(?:[).:]|\s*$)", reply.removeprefix(ANSWER_PREFIX))
+        if first:
+            return letters.index(first[1])
+        said = f" {' '.join(_words(reply))} "
+        chosen = {letters.index(letter) for letter in re.findall(rf"\(([{letters}])\)", reply)} or {
+            place for place, option in enumerate(self.options) if f" {' '.join(_words(option))} " in said
+        }
+        return chosen.pop() if len(chosen) == 1 else None
 
 
 def _words(text: str) -> list[str]:

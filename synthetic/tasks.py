@@ -118,7 +118,7 @@ def sentences(split: str, count: int) -> Iterator[str]:
         sample = draw_sample(split, number, 40, questions=12)
         description = describe(sample_rng(split, number, 2), Plan(split, 40, sample.film.needles))
         for question in (*sample.questions, description):
-            yield f"{question.prompt(True)}\n{question.reply(True)}\n{question.prompt(False)}\n{question.answer}"
+            yield f"{question.prompt(True)}\n{question.letter_reply()}\n{question.prompt(False)}\n{question.answer}"
 
 
 __all__ = ["FAMILIES", "VALUES", "Question", "Sample", "draw_sample", "needle_sample", "sentences"]

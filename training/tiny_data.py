@@ -10,7 +10,7 @@ from videoxl.synthetic.backgrounds import Background
 from videoxl.synthetic.films import FRAME_SIZE, Film
 from videoxl.synthetic.needles import CARDS, COLOURS, VALUES, Needle, overlay, overlay_practice_card
 from videoxl.synthetic.plans import MOST_CARDS, Plan, make_needle
-from videoxl.synthetic.questions import OPTION_LETTERS, Question, describe
+from videoxl.synthetic.questions import Question, describe
 from videoxl.synthetic.tasks import FAMILIES, draw_sample, sample_rng
 
 from .tiny_names import renamed
@@ -18,7 +18,7 @@ from .tiny_names import renamed
 SIGNS = tuple((kind, value) for kind, values in VALUES.items() for value in values)
 NO_SIGN, NO_COLOUR = len(SIGNS), len(COLOURS)  # the classes of a frame without a needle
 PLAIN = " film"
-WAYS = ("open", "letter", "letter", "words, then letter")
+WAYS = ("open", "words, then letter", "words, then letter", "words, then letter", "letter")
 UNKNOWN = -100  # what a card shows that has no name: nothing to learn
 FRAMES_PER_SCENE = 8
 LATEST_FRAME = 600  # of the films that single frames are taken from
@@ -103,16 +103,15 @@ def turns(
     """
     A conversation in the authors' format, `opening` before its first question.
 
-    A question is asked openly, or as multiple choice, or as multiple choice and answered in words before the letter:
-    what has just been said is easily found among options, and who can do that learns to do it with what was only seen.
-    `ways` are drawn from; by default half of the questions want the letter alone, which is the hardest to learn.
+    A question is asked openly, or as multiple choice: answered in words with the letter behind them, or by the letter
+    alone. What has just been said is easily found among options, so that the words are most of what is to be learned;
+    the letter alone takes a model of this size many times the questions, and stays the worse. `ways` are drawn from.
     """
     conversation = []
     for number, question in enumerate(questions):
         way = str(rng.choice(ways)) if len(question.options) > 1 else "open"
-        text, reply = question.prompt(way != "open"), question.reply(way == "letter")
-        if way == "words, then letter":
-            reply += f" ({OPTION_LETTERS[question.correct]})"
+        text = question.prompt(way != "open")
+        reply = question.letter_reply() if way == "letter" else question.reply(way != "open")
         conversation.append({"from": "human", "value": text if number else f"{opening}\n{text}"})
         conversation.append({"from": "gpt", "value": reply})
     return conversation

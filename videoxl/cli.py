@@ -139,6 +139,11 @@ def _add_experiment(experiment: argparse.ArgumentParser) -> None:
     experiment.add_argument("--ratios", type=_integers, metavar="R,…", help="compression ratios; 0 for none")
     experiment.add_argument("--seed", type=int, metavar="S", help="of films and needles (default: 0)")
     experiment.add_argument(
+        "--answers",
+        metavar="free|letter",
+        help="to options: as the model likes, or a letter behind 'Best option: (' (default: free)",
+    )
+    experiment.add_argument(
         "--output",
         metavar="DIR",
         help="for results, which a stopped run goes on with (default: named for the settings)",

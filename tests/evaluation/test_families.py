@@ -20,9 +20,11 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()][1:]
 
 
-def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path):
+@pytest.mark.parametrize("answers, prefix", [("free", None), ("letter", PREFIX)])
+def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path, answers, prefix):
     families = ("ordering", "time")
-    run_families(pipe, FamilySettings(families, frames=(14,), films=2, ratios=(0, 4), seed=1), tmp_path)
+    settings = FamilySettings(families, frames=(14,), films=2, ratios=(0, 4), seed=1, answers=answers)
+    run_families(pipe, settings, tmp_path)
     lines = lines_of(tmp_path)
     assert sorted((line["film"], line["way"]) for line in lines) == [
         (film, way) for film in (0, 1) for way in ("0x", "4x", "blind")
@@ -39,7 +41,7 @@ def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path):
                 asked += "\n" + "\n".join(f"({a}) {b}" for a, b in zip(LETTERS, question.options))
             assert (answer["family"], answer["form"]) == (families[line["film"]], ("open", "multiple choice")[chosen])
             assert answer["question"] == asked
-            assert answer["reply"] == plain_reply(film, asked, ratio, 40, PREFIX if chosen else None), line["way"]
+            assert answer["reply"] == plain_reply(film, asked, ratio, 40, prefix if chosen else None), line["way"]
     replies = {
         way: [answer["reply"] for line in lines if line["way"] == way for answer in line["answers"]]
         for way in ("0x", "4x", "blind")
@@ -118,10 +120,10 @@ def test_the_majority_is_counted_in_the_training_split():
             options[question.options[question.correct]] += 1
     question = draw_sample("test", 0, 64, "advertisement").questions[0]
     assert answers[majority.reply(question, multiple_choice=False)] == max(answers.values())
-    guess = LETTERS.index(majority.reply(question, multiple_choice=True)[0])
+    guess = LETTERS.index(majority.reply(question, multiple_choice=True)[-2])
     assert options[question.options[guess]] == max(options[option] for option in question.options)
     unseen = Question("ordering", "?", "x", ("never", "seen"), 1)
-    assert majority.reply(unseen, multiple_choice=True) == "A)"
+    assert majority.reply(unseen, multiple_choice=True) == "Best option: (A)"
 
 
 def test_films_take_families_and_lengths_in_turn_from_the_test_split():

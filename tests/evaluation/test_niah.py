@@ -1,7 +1,6 @@
 """Needles: every answer against its film read whole; resumption, sums, files of the user's."""
 
 import json
-import re
 
 import av
 import numpy as np
@@ -33,9 +32,10 @@ def shown_film(frames, film, needle, depth, seed=0):
     return Film(background.seed, frames, sample.film.needles), sample.questions[0]
 
 
-def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path):
+@pytest.mark.parametrize("answers, prefix", [("free", None), ("letter", PREFIX)])
+def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path, answers, prefix):
     """Ratios that divide the window of 48 tokens, one that does not, and none."""
-    settings = NiahSettings(frames=(3, 40), depths=(0, 60, 100), ratios=(0, 5, 16), questions=6, seed=2)
+    settings = NiahSettings((3, 40), (0, 60, 100), (0, 5, 16), questions=6, seed=2, answers=answers)
     summary = run_niah(pipe, settings, tmp_path)
     lines = lines_of(tmp_path)
     assert len(lines) == 2 * 2 * 3 * 3
@@ -47,9 +47,9 @@ def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path):
             film, question = shown_film(line["frames"], line["film"], needle, line["depth"], seed=2)
             asked = f"{question.text}\n" + "\n".join(f"({a}) {b}" for a, b in zip(LETTERS, question.options))
             assert answer["question"] == question.text
-            expected = plain_reply(film.array(), asked, line["ratio"], 4, PREFIX)
+            expected = plain_reply(film.array(), asked, line["ratio"], 40, prefix)
             assert answer["reply"] == expected, line
-            assert answer["right"] == (re.split(r"\W+", expected.strip("( "))[0] == LETTERS[question.correct])
+            assert answer["right"] == question.is_right(expected, multiple_choice=True)
             replies.add(expected)
     assert len(replies) > 1  # else equality would say little
     cells = {
@@ -69,7 +69,7 @@ def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path):
 
 @pytest.mark.parametrize("ratio", [0, 4, 5, 48])
 def test_going_on_from_a_border_leaves_the_memory_of_the_whole(pipe, ratio):
-    answerer = Answerer(pipe, 4)
+    answerer = Answerer(pipe)
     film, question = shown_film(80, 0, 0, 80)
     place = film.needles[0][0]
     features = answerer.features(film.chunks())
@@ -89,7 +89,7 @@ def test_going_on_from_a_border_leaves_the_memory_of_the_whole(pipe, ratio):
     assert reused.shape == other.shape
     assert not torch.allclose(reused, other, atol=1e-3)
     assert memories[0].summary() == memories[1].summary()
-    tail = torch.tensor([answerer.tail(question.prompt(True), PREFIX)])
+    tail = torch.tensor([answerer.tail(question, multiple_choice=True)])
     with torch.no_grad():
         logits = [answerer.model(tail, past_key_values=memory).logits for memory in memories]
     assert torch.allclose(logits[0], logits[1], atol=1e-4)
@@ -214,7 +214,7 @@ def test_many_needles_in_one_film_are_read_in_several_batches(pipe, plain_reply,
     settings = NiahSettings(frames=(16,), depths=(90,), ratios=(4,), haystack=path, questions=18)
     run_niah(pipe, settings, tmp_path / "out")
     (line,) = lines_of(tmp_path / "out")
-    assert len(line["answers"]) == 18 > Answerer(pipe, 4).rows_at_once(64, 4)
+    assert len(line["answers"]) == 18 > Answerer(pipe).rows_at_once(64, 4)
     pictures = pipe.processor.video_processor(str(path), do_sample_frames=False, do_rescale=False, do_normalize=False)
     film = pictures["pixel_values_videos"][0].permute(0, 2, 3, 1).numpy().astype(np.uint8)
     film = np.concatenate([film, film[:6]])  # looped
@@ -224,11 +224,11 @@ def test_many_needles_in_one_film_are_read_in_several_batches(pipe, plain_reply,
         shown = film.copy()
         shown[14] = overlay(film[14], needle)
         asked = sample.questions[0].prompt(multiple_choice=True)
-        assert line["answers"][number]["reply"] == plain_reply(shown, asked, 4, 4, PREFIX)
+        assert line["answers"][number]["reply"] == plain_reply(shown, asked, 4, 40)
 
 
 def test_long_memories_are_read_one_after_the_other(pipe):
-    answerer = Answerer(pipe, 4)
+    answerer = Answerer(pipe)
     memory = answerer.new_memory()
     answerer.extend(memory, [answerer.features(Film(1, 12).chunks())], 0)
     entry = memory.summary()["bytes"] / memory.physical_length
@@ -270,7 +270,7 @@ def test_own_needles_in_an_own_film(pipe, plain_reply, tmp_path):
             picture = Image.open(folder / entry["image"])
             shown[line["place"]] = process([picture], do_sample_frames=False)["pixel_values_videos"][0][0]
             asked = "What is it?\n" + "\n".join(f"({a}) {b}" for a, b in zip(LETTERS, answer["options"]))
-            assert answer["reply"] == plain_reply(shown, asked, 4, 4, PREFIX)
+            assert answer["reply"] == plain_reply(shown, asked, 4, 40)
 
 
 def test_more_questions_than_own_needles_take_them_in_turn_with_other_orders(pipe, tmp_path):
@@ -332,6 +332,7 @@ def test_wrong_needles_are_named(case, checkpoint, tmp_path, capsys):
         (["--ratios", "-2"], "ratios=[-2]"),
         (["--questions", "0"], "questions=[0]"),
         (["--seed", "-1"], "seed=-1"),
+        (["--answers", "shouted"], "answers='shouted'"),
     ],
 )
 def test_bad_settings_are_one_line_that_names_them(arguments, said, checkpoint, tmp_path, capsys):

@@ -123,16 +123,28 @@ def test_prompts_replies_and_scores():
     question = Question("retrieval", "Which symbol was shown?", "The moon.", options, 1)
     assert question.prompt(False) == question.text
     assert question.prompt(True) == "Which symbol was shown?\n(A) the star\n(B) the moon\n(C) the ring"
-    assert question.reply(True) == "Best option: (B)" and question.reply(True).startswith(ANSWER_PREFIX)
-    for reply, right in [
-        ("B)", True),
-        ("B", True),
-        (" (B) the moon", True),
-        ("A) B", False),
-        ("Be", False),
-        ("", False),
+    assert question.reply(True) == "The moon. (B)" and question.reply(False) == "The moon."
+    assert question.letter_reply() == "Best option: (B)" and question.letter_reply().startswith(ANSWER_PREFIX)
+    for reply, named in [
+        ("B)", 1),
+        ("B", 1),
+        (" (B) the moon", 1),
+        ("B. The moon", 1),
+        ("Best option: (C)", 2),
+        ("A) B", 0),
+        ("The moon. (B)", 1),
+        ("The star. (B)", 1),
+        ("It was the Moon, I think.", 1),
+        ("The moon or the ring.", None),
+        ("(A) or (B)", 0),
+        ("Either (A) or (B)", None),
+        ("D)", None),
+        ("A moon", None),
+        ("Be", None),
+        ("", None),
     ]:
-        assert question.is_right(reply, True) == right, reply
+        assert question.named_option(reply) == named, reply
+        assert question.is_right(reply, True) == (named == 1), reply
     for reply, right in [("The moon.", True), ("the MOON", True), ("The star.", False), ("The moon and", False)]:
         assert question.is_right(reply, False) == right, reply
     timed = Question("time", "When?", "At about 40 per cent.", ("at about 40 per cent",), 0, 43)

@@ -350,7 +350,7 @@ def test_conversations_and_films_in_words():
     for asked, said in zip(conversation[::2], conversation[1::2]):
         text = asked["value"].removeprefix("<image>\n")
         ways = [(q.prompt(way), q.reply(way)) for q in questions for way in (0, 1)]
-        ways += [(q.prompt(True), f"{q.answer} ({'ABCD'[q.correct]})") for q in questions]
+        ways += [(q.prompt(True), f"Best option: ({'ABCD'[q.correct]})") for q in questions]
         assert (text, said["value"]) in ways
 
 
