@@ -23,25 +23,28 @@ def quantized(model, part):
     ]
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("model_class", [VideoXLForCausalLM, VideoXLModel])
-def test_int8_spares_what_sees(model_class):
-    model = model_class.from_pretrained(CHECKPOINT, **VISION, quantization_config=QuantoConfig(weights="int8"))
+def test_what_sees_is_spared(model_class, weights):
+    model = model_class.from_pretrained(CHECKPOINT, **VISION, quantization_config=QuantoConfig(weights=weights))
     assert quantized(model, "language_model")
     assert any("beacon" in name for name in quantized(model, "language_model"))
     assert not quantized(model, "vision_tower") and not quantized(model, "projector") and not quantized(model, "head")
 
 
-def test_int8_is_the_model_of_the_rounded_weights(small, film):
+@pytest.mark.parametrize("weights, error", [("int8", 0.1), ("int4", 1.0)])
+def test_it_is_the_model_of_the_rounded_weights(small, film, weights, error):
     ids, frames = film
     arguments = {"pixel_values_videos": [frames], "compression_ratio": 8}
     exact = small.logits(ids, **arguments)
-    model = VideoXLForCausalLM.from_pretrained(CHECKPOINT, **VISION, quantization_config=QuantoConfig(weights="int8"))
+    config = QuantoConfig(weights=weights)
+    model = VideoXLForCausalLM.from_pretrained(CHECKPOINT, **VISION, quantization_config=config)
     with torch.no_grad():
         logits = model(torch.tensor([ids]), **arguments).logits[0]
         for name in quantized(model, "language_model"):
             small.model.get_submodule(name).weight.copy_(model.get_submodule(name).weight.dequantize())
     torch.testing.assert_close(logits, small.logits(ids, **arguments), atol=1e-3, rtol=0)
-    assert 0 < (logits - exact).norm() < 0.1 * exact.norm()
+    assert 0 < (logits - exact).norm() < error * exact.norm()
     assert model.generate(torch.tensor([ids]), **GREEDY, **arguments).shape[1] > len(ids)
 
 
