@@ -20,13 +20,21 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from videoxl.modeling_videoxl.configuration_videoxl import VideoXLConfig
+from benchmarks.models import random_model
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
 
 DEFAULT_OUTPUT = Path(__file__).parent / "results" / "train_memory.json"
 FRAMES = (16, 32, 64, 128, 256)
 TOLERANCE = 1.5
 PREFIX, SUFFIX = 14, 20
+VISION = {
+    "hidden_size": 96,
+    "intermediate_size": 288,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "image_size": 64,
+    "patch_size": 8,
+}
 TABLE = "{:<20}{:>8}{:>10}{:>10}{:>17}{:>10}"
 
 
@@ -36,7 +44,9 @@ class Shapes:
 
     hidden: int = 128
     layers: int = 6
+    heads: int = 4
     kv_heads: int = 2
+    intermediate: int = 384
     window: int = 144
     ratio: int = 8
     vocabulary: int = 600
@@ -72,31 +82,7 @@ class HeldBytes(TorchDispatchMode):
 def build_model(shapes: Shapes) -> VideoXLForCausalLM:
     """A small model with random weights, in training."""
     torch.manual_seed(0)
-    config = VideoXLConfig(
-        text_config={
-            "vocab_size": shapes.vocabulary,
-            "hidden_size": shapes.hidden,
-            "intermediate_size": 3 * shapes.hidden,
-            "num_hidden_layers": shapes.layers,
-            "num_attention_heads": shapes.hidden // 32,
-            "num_key_value_heads": shapes.kv_heads,
-            "beacon_window": shapes.window,
-            "bos_token_id": None,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-        },
-        vision_config={
-            "hidden_size": 96,
-            "intermediate_size": 288,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "image_size": 64,
-            "patch_size": 8,
-        },
-        image_token_id=shapes.vocabulary - 2,
-        video_token_id=shapes.vocabulary - 1,
-    )
-    return VideoXLForCausalLM(config).train()
+    return random_model(shapes, VISION, [shapes.ratio], pad_token_id=0).train()
 
 
 def lesson(shapes: Shapes, frames: int) -> dict:

@@ -120,7 +120,7 @@ def test_evaluation_is_none_of_its_business(small, batch):
 @pytest.mark.parametrize("ratio", [2, 16])
 def test_bytes_per_added_frame(ratio):
     """Every storage that the forward pass made and that lives on is counted."""
-    shapes = Shapes(hidden=64, layers=4, kv_heads=2, ratio=ratio)
+    shapes = Shapes(hidden=64, layers=4, heads=2, kv_heads=2, intermediate=192, ratio=ratio)
     model = build_model(shapes)
     model.enable_window_checkpointing()
     held = [held_bytes(model, lesson(shapes, frames)) for frames in FRAMES]
