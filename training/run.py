@@ -8,6 +8,8 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainerCallback, set_seed
 
+from videoxl.checkpoints import check_checkpoint_name
+
 from .annotations import read_annotations
 from .arguments import VideoXLTrainingArguments, arguments_from
 from .callbacks import StopOnInterrupt
@@ -115,6 +117,7 @@ def run_training(
 
 def load_model(arguments: VideoXLTrainingArguments):
     """The model that a run starts from, its parts frozen or given adapters as the settings say."""
+    check_checkpoint_name("model", str(arguments.model))
     model = AutoModelForCausalLM.from_pretrained(
         arguments.model, dtype=arguments.model_dtype, attn_implementation=arguments.attn_implementation
     )

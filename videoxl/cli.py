@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .checkpoints import check_checkpoint_name
+
 MODEL_VARIABLE = "VIDEOXL_MODEL"
 
 
@@ -179,8 +181,8 @@ def load_pipeline(model: str | None):
 
     from videoxl import TASK, tiny_checkpoint
 
-    if model and not os.path.isdir(model) and (model.startswith((".", "~", os.sep)) or model.count("/") > 1):
-        raise FileNotFoundError(f"--model {model}: no such folder; give a checkpoint's, or a Hub id as OWNER/NAME")
+    if model:
+        check_checkpoint_name("--model", model)
     return pipeline(TASK, model=model or str(tiny_checkpoint()))
 
 

@@ -183,6 +183,7 @@ def test_command_trains_and_leaves_log_and_curve(settings, annotations, tmp_path
         (["CONFIG", "curriculum=[{ratios: [0.5]}]"], "curriculum, phase 0: ratios=[0.5]"),
         (["CONFIG", "train_data=missing.json"], "missing.json"),
         (["CONFIG", "model=null"], "no 'model'"),
+        (["CONFIG", "model=./gone"], "model ./gone: no such folder"),
         (["CONFIG", "max_steps"], "name=value"),
         (["CONFIG", "--resume"], "no checkpoint to go on from"),
     ],
