@@ -86,16 +86,14 @@ def encode_album(model: VideoXLForCausalLM, frames: AlbumFrames, workers: int = 
 
 
 class AlbumCollator(SpelledCollator):
-    """Each frame becomes the index of a page that shows it, int64 [F]; those of practice names stay words."""
+    """Each frame becomes the index of a page that shows it."""
 
     def __init__(self, *args: Any, pages: Mapping[str, Sequence[int]], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.pages = pages
 
     def code(self, row: Mapping[str, Any]) -> torch.Tensor:
-        """See the class; a function of the row's id, which its film is, too."""
-        if row["renamed"]:
-            return super().code(row)
+        """int64 [F]; a function of the row's id, which its film is, too."""
         rng = np.random.default_rng(zlib.crc32(str(row["id"]).encode()))
         plain = np.reshape(self.pages[PLAIN], (-1, FRAMES_PER_SCENE))
         scene, chosen = None, []
@@ -125,8 +123,6 @@ class AlbumTrainer(SpelledTrainer):
 
     def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
         """See the parent."""
-        if film.dim() == 2:
-            return super().visual_tokens(model, film)
         film = film.cpu()
         others = self.album[torch.randint(len(self.album), film.shape)]  # [F, M, D]
         shares = self.blur * torch.rand(len(film), 1, 1, dtype=self.album.dtype)

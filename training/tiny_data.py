@@ -13,8 +13,6 @@ from videoxl.synthetic.plans import MOST_CARDS, Plan, make_needle
 from videoxl.synthetic.questions import Question, describe
 from videoxl.synthetic.tasks import FAMILIES, draw_sample, sample_rng
 
-from .tiny_names import renamed
-
 SIGNS = tuple((kind, value) for kind, values in VALUES.items() for value in values)
 NO_SIGN, NO_COLOUR = len(SIGNS), len(COLOURS)  # the classes of a frame without a needle
 PLAIN = " film"
@@ -133,7 +131,6 @@ class TaskRows(Dataset):
         families, cards: of the films' questions, and how many cards a film shows; see [`draw_sample`].
         captions: share of the conversations that describe the film as well.
         ways: of asking and answering, see [`turns`].
-        renamed: share of the films that are told under practice names, marked by `renamed`; see [`renamed`].
     """
 
     def __init__(
@@ -148,12 +145,10 @@ class TaskRows(Dataset):
         cards: int = MOST_CARDS,
         captions: float = 0.3,
         ways: Sequence[str] = WAYS,
-        renamed: float = 0.0,
     ):
         if unknown := set(ways) - set(WAYS):
             raise ValueError(f"ways={sorted(unknown)}: there are {sorted(set(WAYS))}")
-        self.ways, self.renamed = ways, renamed
-        self.families, self.cards, self.captions = families, cards, captions
+        self.families, self.cards, self.captions, self.ways = families, cards, captions, ways
         self.batches, self.batch_size, self.frames, self.questions = batches, batch_size, frames, questions
         self.seed, self.split = seed, split
 
@@ -175,14 +170,8 @@ class TaskRows(Dataset):
             description = describe(rng, Plan(self.split, frames, sample.film.needles))
             # At the end it teaches to see; before the questions, to find their answers in what has been said.
             questions.insert(0 if rng.random() < 0.25 else len(questions), description)
-        said, frames_said = turns(questions, rng, "<image>", self.ways), spelled(sample.film)
-        called = rng.random() < self.renamed
-        if called:
-            texts = renamed([*(turn["value"] for turn in said), *frames_said], rng)
-            said = [{**turn, "value": text} for turn, text in zip(said, texts)]
-            frames_said = texts[len(said) :]
-        told = {"conversations": said, "spelled": frames_said, "renamed": called}
-        return {"id": sample.id, "ratio_key": batch, **told}
+        said = turns(questions, rng, "<image>", self.ways)
+        return {"id": sample.id, "ratio_key": batch, "conversations": said, "spelled": spelled(sample.film)}
 
     def frames_of(self, batch: int) -> int:
         """Frames of every film of a batch: as many short films as long ones, on a scale of doublings."""

@@ -21,7 +21,6 @@ PLAIN_ATTENTION = "eager"  # at this size and in bfloat16 the fastest on a CPU, 
 # first of them the end of the prompt.
 WORDS = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"  # what the chat template writes around texts
-MARK = "system"  # of those, the word that stands once before every film
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 

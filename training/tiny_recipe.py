@@ -33,7 +33,6 @@ from .tiny_album import AlbumFrames, AlbumTrainer
 from .tiny_data import SingleFrames, TaskRows
 from .tiny_parts import (
     CHAT_WORDS,
-    MARK,
     PLAIN_ATTENTION,
     FrameCollator,
     FrameReader,
@@ -216,8 +215,7 @@ class Recipe:
             **self.settings["assembly"],
         )
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
-        tokenizer = AutoProcessor.from_pretrained(folder / "model").tokenizer
-        start_beacons(model, self.seed, tokenizer.convert_tokens_to_ids(MARK))
+        start_beacons(model, self.seed)
         model.save_pretrained(folder / "model")
 
     def _train(self, folder: Path, stage: dict[str, Any], before: str, number: int, kind: str) -> dict:
@@ -230,7 +228,7 @@ class Recipe:
             frames=tuple(stage["frames"]),
             questions=stage["questions"],
             seed=self.seed * 100 + number + 50 * album,
-            **{name: stage[name] for name in ("families", "cards", "captions", "ways", "renamed") if name in stage},
+            **{name: stage[name] for name in ("families", "cards", "captions", "ways") if name in stage},
         )
         config = {
             **self._common(),

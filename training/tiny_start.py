@@ -7,7 +7,6 @@ every large language model (Olsson et al., 2022, "In-context Learning and Induct
 there.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,12 +35,6 @@ class LookBack(NamedTuple):
     pairs: tuple[int, int]
     score: float
 
-
-# Clocks: a head of the first layer looks at a word that stands once before every film, and at the VSTs kept so far;
-# the share of the word falls as they become more. One for each key head: with this many VSTs its hand is at a half.
-CLOCKS = (40.0, 600.0)
-CLOCK_SCORE = 15.0  # by which all other words stay behind
-CLOCK_HEIGHT = 2.0  # of the time beside what else the finding heads hand on
 
 # One for each head of the first layer. Those named in READ are what the finding heads hand on, one for each key head:
 # an option's first word stands two tokens behind its letter, and a digit three.
@@ -86,15 +79,13 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.o_proj.weight.mul_(QUIET_ATTENTION)
 
 
-def start_beacons(model: nn.Module, seed: int, mark: int) -> None:
+def start_beacons(model: nn.Module, seed: int) -> None:
     """
-    Has VSTs be found by what they looked back at, and hand that on: what they are themselves is all the same. With it
-    they hand on when they were, by [`CLOCKS`].
+    Has VSTs be found by what they looked back at, and hand that on: what they are themselves is all the same.
 
     Args:
         model: a Video-XL, assembled of a Qwen2 that [`start_attention`] started; changed in place.
         seed: that was given there.
-        mark: id of a word that stands once before every film.
     """
     text = model.config.text_config
     layers = model.model.language_model.layers
@@ -106,32 +97,6 @@ def start_beacons(model: nn.Module, seed: int, mark: int) -> None:
             if number < len(layers):
                 layers[number].self_attn.beacon_k_proj.weight.copy_(_anywhere(saw))
                 layers[number].self_attn.beacon_v_proj.weight.copy_(torch.cat(saw))
-        for group, half in enumerate(CLOCKS[: len(seen)]):
-            _start_clock(model, mark, group, half)
-
-
-def _start_clock(model: nn.Module, mark: int, group: int, half: float) -> None:
-    """One clock, of the second of the query heads that share key head `group`; see [`CLOCKS`]."""
-    layers = model.model.language_model.layers
-    first = layers[0].self_attn
-    width = first.head_dim
-    head = slice((2 * group + 1) * width, (2 * group + 2) * width)
-    looking, tied = (group * width + place for place in (width // 2 - 1, width - 1))  # the slowest pair's dimensions
-    word = layers[0].input_layernorm(model.get_input_embeddings().weight[mark])  # [D]
-    for projection in (first.k_proj, first.beacon_k_proj):
-        projection.weight[[looking, tied]] = 0
-        projection.bias[[looking, tied]] = 0
-    first.k_proj.bias[looking] = -1
-    first.k_proj.weight[looking] = word / word.norm() ** 2 * (1 + math.log(half) / CLOCK_SCORE)
-    # The question's words have one clock, to know how long the film was.
-    for projection in (first.beacon_q_proj, first.q_proj)[: 1 + group]:
-        projection.weight[head] = 0
-        projection.bias[head] = 0
-        projection.bias[head.start + width // 2 - 1] = CLOCK_SCORE * width**0.5
-    hand = first.o_proj.weight[:, head] @ first.v_proj(word)[group * width : (group + 1) * width]  # [D]
-    for number in FINDING_LAYERS:
-        if number < len(layers):
-            layers[number].self_attn.beacon_v_proj.weight[tied] = CLOCK_HEIGHT * hand / hand.norm()
 
 
 def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

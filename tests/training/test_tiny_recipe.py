@@ -10,9 +10,8 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
-from videoxl import tiny_checkpoint
 from videoxl.synthetic.films import Film
-from videoxl.synthetic.needles import COLOURS, LETTERS, SYMBOLS, Needle, colours_of
+from videoxl.synthetic.needles import COLOURS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, needle_sample, sentences
 from videoxl.training.assembly import assemble
 from videoxl.training.run import read_config
@@ -29,10 +28,8 @@ from videoxl.training.tiny_data import (
     turns,
     words_of,
 )
-from videoxl.training.tiny_names import NAMES
 from videoxl.training.tiny_parts import (
     CHAT_WORDS,
-    MARK,
     FrameCollator,
     FrameReader,
     image_processor,
@@ -42,7 +39,7 @@ from videoxl.training.tiny_parts import (
     vision_config,
 )
 from videoxl.training.tiny_recipe import Recipe, main
-from videoxl.training.tiny_start import CLOCKS, start_attention, start_beacons
+from videoxl.training.tiny_start import start_attention, start_beacons
 from videoxl.training.tiny_words import FrameSpeller, SpelledCollator, bags
 
 STEPS = 3
@@ -272,34 +269,10 @@ def test_an_album_shows_on_every_page_what_its_words_say(finished):
         sent = model.get_video_features([pixels]).pooler_output[0]  # [M, D]
         torch.testing.assert_close(album[page].float(), sent.float(), rtol=0.1, atol=0.05)
     collator = AlbumCollator(processor, pages=pages)
-    row = {"id": "a", "spelled": [" film", " letter K red", " film"], "renamed": False}
+    row = {"id": "a", "spelled": [" film", " letter K red", " film"]}
     film = collator.code(row)
     assert film.tolist() == collator.code(row).tolist() and film[1] in pages[" letter K red"]
     assert {int(film[0]) // 8, int(film[2]) // 8} <= {page // 8 for page in pages[" film"]}
-    assert collator.code({**row, "renamed": True}).shape == (3, 3)  # the ids of its words
-
-
-def test_practice_names_are_one_name_each_everywhere():
-    """Word by word beside the same films without: what differs was a sign or a colour, and is one name."""
-    plain, named = (TaskRows(30, 2, (8, 40), 5, seed=9, renamed=share) for share in (0.0, 1.0))
-    tokenizer, kept = AutoProcessor.from_pretrained(tiny_checkpoint()).tokenizer, set()
-    for index in range(60):
-        called = {}
-        before, after = (
-            [*(turn["value"] for turn in row["conversations"]), *row["spelled"]]
-            for row in (plain[index], named[index])
-        )
-        for old, new in zip(before, after, strict=True):
-            old, new = (re.findall(r"\w+|[^\w\s]", text) for text in (old, new))
-            for place, (word, name) in enumerate(zip(old, new, strict=True)):
-                if word != name:
-                    assert called.setdefault(word, name) == name and name in NAMES
-                elif word in {*COLOURS, *SYMBOLS}:
-                    kept.add(f"{word} {old[place + 1]}")
-        assert len(set(called.values())) == len(called) and set(called) <= {*COLOURS, *SYMBOLS, *LETTERS}
-        assert named[index]["renamed"] and not plain[index]["renamed"]
-    assert kept == {"black screen", "white screen"}
-    assert all(len(tokenizer.tokenize(f" {name}")) == 1 for name in NAMES)
 
 
 def test_training_offers_no_pair_that_it_never_shows():
@@ -320,21 +293,6 @@ def test_training_offers_no_pair_that_it_never_shows():
     assert offered > 200
     tested = [needle_sample("test", number, 3, 50).questions[0] for number in range(60)]
     assert len({option for question in tested for option in question.options} & set(COLOURS)) == len(COLOURS)
-
-
-def test_vsts_start_with_a_clock(finished):
-    """The share of its time that a VST's clock looks at the mark is c to the number of VSTs before, and to c."""
-    processor = AutoProcessor.from_pretrained(finished / "checkpoint")
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(finished / "assembled" / "model", attn_implementation="eager").eval()
-    first = model.model.language_model.layers[0].self_attn
-    mark = processor.tokenizer.convert_tokens_to_ids(MARK)
-    word = model.model.language_model.layers[0].input_layernorm(model.get_input_embeddings().weight[mark])
-    width = first.head_dim
-    query = first.beacon_q_proj(torch.randn(1, word.shape[0]))[0, width : 2 * width]
-    keys = torch.stack([first.k_proj(word), *first.beacon_k_proj(torch.randn(30, word.shape[0]))])[:, :width]
-    weights = (keys @ query / width**0.5).softmax(0)
-    assert weights[0].item() == pytest.approx(CLOCKS[0] / (CLOCKS[0] + 30), rel=1e-3)
 
 
 def test_conversations_and_films_in_words():
@@ -409,7 +367,7 @@ def test_vsts_start_by_being_found_by_what_they_saw(tmp_path):
         return found
 
     before = hits()
-    start_beacons(model, seed=0, mark=tokenizer.convert_tokens_to_ids(MARK))
+    start_beacons(model, seed=0)
     assert hits() > 55 > before, before  # by chance 40, with a standard deviation of 5.2
 
 
