@@ -18,7 +18,8 @@ REAL_VIDEO = "gradio/media_assets/videos/world.mp4"
 SPLIT = "test"  # its pairs of sign and colour are in no film of the training
 DRAWN_FRAMES, DRAWN_SIZE = 240, 128
 DRAWN_KINDS = ("letter", "advertisement", "symbol")  # one in each third of the film
-DRAWN_FAMILIES = ("retrieval", "advertisement", "ordering", "time", "absence")
+# What the small checkpoint is for: which letter, which symbol, in which colour; an advertisement; what is not there.
+DRAWN_QUESTIONS = (("retrieval", 3), ("advertisement", 1), ("absence", 1))
 REAL_FRAMES = 96
 
 
@@ -60,7 +61,7 @@ def make_drawn_film(seed: int, path: Path) -> AskedFilm:
     plan = Plan(SPLIT, DRAWN_FRAMES, tuple(zip(places, needles)))
     film = Film(seed, DRAWN_FRAMES, plan.needles, DRAWN_SIZE)
     write_film(film, path)
-    questions = tuple(MAKERS[family](rng, plan)[0] for family in DRAWN_FAMILIES)
+    questions = tuple(question for family, count in DRAWN_QUESTIONS for question in MAKERS[family](rng, plan)[:count])
     return AskedFilm(path, film.array(), plan.needles, questions)
 
 

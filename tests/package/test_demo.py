@@ -49,13 +49,16 @@ def test_drawn_film_is_new_with_every_seed_and_its_file_shows_it(tmp_path):
 
 def test_questions_are_true_of_the_film(tmp_path):
     film = make_drawn_film(4, tmp_path / "film.mp4")
-    answers = {question.family: question.answer for question in film.questions}
+    letter, symbol, colour, advertisement, absence = film.questions
     shown = {needle.kind: needle for _, needle in film.needles}
     cards = [needle for _, needle in film.needles if needle.kind != "advertisement"]
-    assert answers["advertisement"] == f"Yes, for {shown['advertisement'].value}."
-    assert answers["retrieval"] == f"The letter {shown['letter'].value}."
-    which = cards[0] if re.search("first", film.questions[2].text) else cards[-1]
-    assert which.name.lower() + "." == answers["ordering"].lower()
+    assert advertisement.answer == f"Yes, for {shown['advertisement'].value}."
+    assert letter.answer == f"The letter {shown['letter'].value}."
+    assert symbol.answer == f"The {shown['symbol'].value}."
+    (asked,) = [needle for needle in cards if needle.name in colour.text]
+    assert colour.answer.lower() == f"{asked.name} was on {asked.colour}.".lower()
+    there = [needle for needle in cards if needle.name in absence.text]
+    assert absence.answer == ("Yes, it was." if there else "No, it was not shown.")
 
 
 def test_right_answers_are_counted(tiny, tmp_path, capsys):
