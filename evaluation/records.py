@@ -44,7 +44,8 @@ class ResultLines:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         parsed = []
-        for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), start=1):
+        # Not `splitlines`: a reply may hold characters that end lines elsewhere, but not in JSON lines.
+        for number, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], start=1):
             try:
                 parsed.append(json.loads(line))
             except ValueError as error:

@@ -120,7 +120,9 @@ def _read_file(path: Path, media_folder: str | os.PathLike | None, seed: int) ->
     try:
         text = path.read_text(encoding="utf-8")
         rows = (
-            [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if path.suffix == ".jsonl"
+            else json.loads(text)
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error

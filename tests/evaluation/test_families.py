@@ -10,6 +10,7 @@ from PIL import Image
 from tests.evaluation.conftest import PREFIX
 from videoxl.cli import main
 from videoxl.evaluation.families import FamilySettings, Majority, run_families
+from videoxl.evaluation.records import ResultLines
 from videoxl.synthetic.questions import Question
 from videoxl.synthetic.tasks import FAMILIES, draw_sample
 
@@ -17,7 +18,7 @@ LETTERS = "ABCD"
 
 
 def lines_of(folder):
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()][1:]
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().strip("\n").split("\n")][1:]
 
 
 @pytest.mark.parametrize("answers, prefix", [("free", None), ("letter", PREFIX)])
@@ -52,14 +53,14 @@ def test_answers_are_those_of_each_film_read_whole(pipe, plain_reply, tmp_path, 
 def test_a_stopped_run_goes_on_where_it_was(pipe, tmp_path):
     settings = FamilySettings(("counting", "absence"), frames=(10, 12), films=3, ratios=(4, 16))
     whole = run_families(pipe, settings, tmp_path / "whole")
-    lines = (tmp_path / "whole" / "results.jsonl").read_bytes().splitlines(keepends=True)
+    lines = [line + b"\n" for line in (tmp_path / "whole" / "results.jsonl").read_bytes().split(b"\n")[:-1]]
     assert len(lines) == 1 + 3 * 3
     path = tmp_path / "stopped" / "results.jsonl"
     path.parent.mkdir()
     path.write_bytes(b"".join(lines[:5]) + lines[5][:70])
     resumed = run_families(pipe, settings, path.parent)
     assert resumed["scores"] == whole["scores"]
-    assert sorted(path.read_bytes().splitlines()[1:]) == sorted(line.strip() for line in lines[1:])
+    assert sorted(path.read_bytes().split(b"\n")[1:-1]) == sorted(line.strip() for line in lines[1:])
     wider = FamilySettings(("counting", "absence"), frames=(10, 12), films=4, ratios=(4, 8, 16))
     assert run_families(pipe, wider, path.parent)["films"] == 4
     assert len(lines_of(path.parent)) == 4 * 4
@@ -67,11 +68,20 @@ def test_a_stopped_run_goes_on_where_it_was(pipe, tmp_path):
         run_families(pipe, FamilySettings(("counting",), frames=(10, 12), films=3, ratios=(4,)), path.parent)
 
 
+def test_replies_may_hold_any_characters(tmp_path):
+    """Also those that end lines in other files."""
+    path, line = tmp_path / "results.jsonl", {"reply": "a\u2028b\x85c\x0cd\r\ne \x00"}
+    ResultLines(path, {"seed": 1}).add(line)
+    again = ResultLines(path, {"seed": 1})
+    again.add(line)
+    assert again.lines == ResultLines(path, {"seed": 1}).lines == [line, line]
+
+
 def test_sums_of_known_answers(pipe, tmp_path):
     settings = FamilySettings(("retrieval", "anomaly"), frames=(12,), films=4, ratios=(0, 8))
     run_families(pipe, settings, tmp_path)
     path = tmp_path / "results.jsonl"
-    head, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    head, *lines = [json.loads(line) for line in path.read_text().strip("\n").split("\n")]
     counted = Counter()
     for line in lines:
         for number, answer in enumerate(line["answers"]):

@@ -35,6 +35,16 @@ def test_braces_wildcards_and_lists(folder):
     assert ids(read_annotations([folder / "films.json", str(folder / "news.json")])) == FILMS + NEWS
 
 
+def test_lines_of_json_may_hold_any_characters(folder):
+    rows = json.loads((folder / "news.json").read_text())
+    rows[0]["conversations"][0]["value"] += "\u2028 and \x85"
+    lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (folder / "lines.jsonl").write_text(lines, encoding="utf-8")
+    read = read_annotations(folder / "lines.jsonl")
+    assert ids(read) == NEWS
+    assert read[0]["conversations"][0]["value"] == rows[0]["conversations"][0]["value"]
+
+
 def test_yaml_with_samples(folder):
     entries = {"all": FILMS, "first:2": FILMS[:2], "end:1": FILMS[3:], "first:50%": FILMS[:2], "end:30%": FILMS[2:]}
     for sampling, expected in entries.items():
