@@ -15,16 +15,7 @@ from .answerer import Answerer
 from .haystacks import NUMBERS_PER_SEED
 from .intervals import scored
 from .records import ResultLines, fingerprint, output_folder, write_json
-from .settings import (
-    check_answers,
-    check_counts,
-    check_drawing,
-    check_ratios,
-    check_seed,
-    ordered,
-    ratio_name,
-    ratio_way,
-)
+from .settings import check_counts, check_drawing, check_ratios, check_shared, ordered, ratio_name, ratio_way
 
 FORMS = {"open": False, "multiple choice": True}
 BLIND, MAJORITY = "blind", "majority"  # ways to answer without the film, beside the ratios
@@ -66,9 +57,7 @@ class FamilySettings:
         object.__setattr__(self, "ratios", ordered("ratios", self.ratios))
         check_counts("frames", self.frames, least=SHORTEST_ASKED)
         check_counts("films", (self.films,))
-        check_ratios(self.ratios)
-        check_answers(self.answers)
-        check_seed(self.seed)
+        check_shared(self)
 
     def sample(self, film: int) -> Sample:
         """Film number `film`, with its questions."""

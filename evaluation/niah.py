@@ -12,15 +12,7 @@ from .answerer import Answerer
 from .haystacks import Trial, Trials, content_digest, read_needles
 from .intervals import scored
 from .records import ResultLines, fingerprint, output_folder, write_json
-from .settings import (
-    check_answers,
-    check_counts,
-    check_drawing,
-    check_ratios,
-    check_seed,
-    ordered,
-    ratio_name,
-)
+from .settings import check_counts, check_drawing, check_ratios, check_shared, ordered, ratio_name
 
 DEFAULT_QUESTIONS = 5
 
@@ -57,11 +49,9 @@ class NiahSettings:
         for name in ("frames", "depths", "ratios"):
             object.__setattr__(self, name, ordered(name, getattr(self, name)))
         check_counts("frames", self.frames)
-        check_ratios(self.ratios)
         if not all(0 <= depth <= 100 for depth in self.depths):
             raise ValueError(f"depths={list(self.depths)}: give per cent of the film, 0 to 100")
-        check_seed(self.seed)
-        check_answers(self.answers)
+        check_shared(self)
         if self.questions is not None:
             check_counts("questions", (self.questions,))
 

@@ -34,16 +34,13 @@ def check_ratios(ratios: Sequence[int], window: int | None = None) -> None:
         )
 
 
-def check_answers(answers: str) -> None:
-    """Raises a `ValueError` for an unknown way to answer multiple choice."""
-    if answers not in ANSWER_STARTS:
-        raise ValueError(f"answers={answers!r}: give one of {list(ANSWER_STARTS)}")
-
-
-def check_seed(seed: int) -> None:
-    """Raises a `ValueError` for a negative one."""
-    if seed < 0:
-        raise ValueError(f"seed={seed}: give 0 or more")
+def check_shared(settings) -> None:
+    """Raises a `ValueError` for what no experiment can mean by its `ratios`, `answers` or `seed`."""
+    check_ratios(settings.ratios)
+    if settings.answers not in ANSWER_STARTS:
+        raise ValueError(f"answers={settings.answers!r}: give one of {list(ANSWER_STARTS)}")
+    if settings.seed < 0:
+        raise ValueError(f"seed={settings.seed}: give 0 or more")
 
 
 def check_drawing() -> None:

@@ -73,7 +73,7 @@ class Question:
         else by a letter in brackets; else by the words of an option. None where it names none, or several.
         """
         letters = OPTION_LETTERS[: len(self.options)]
-        first = re.match(rf"\s*\(?([{letters}])(?:[).:]|\s*$)", reply.removeprefix(ANSWER_PREFIX))
+        first = re.match(rf"\s*\(?([{letters}])[^\S\n]*(?:[).:\n]|$)", reply.removeprefix(ANSWER_PREFIX))
         if first:
             return letters.index(first[1])
         said = f" {' '.join(_words(reply))} "

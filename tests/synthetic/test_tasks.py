@@ -130,6 +130,8 @@ def test_prompts_replies_and_scores():
         ("B", 1),
         (" (B) the moon", 1),
         ("B. The moon", 1),
+        ("B\n\nIt is the ring.", 1),
+        ("B the moon", 1),
         ("Best option: (C)", 2),
         ("A) B", 0),
         ("The moon. (B)", 1),
