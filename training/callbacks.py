@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 LOG_NAME = "log.jsonl"
@@ -85,7 +87,8 @@ def draw_curve(log: Path, picture: Path) -> None:
 
 class StopOnInterrupt(TrainerCallback):
     """
-    Ctrl-C ends the run behind the current step, with a checkpoint; a second one ends it at once.
+    Ctrl-C ends the run behind the current step, with a checkpoint; a second one ends it at once. Of several processes
+    all end behind the same step, whichever was told first.
 
     Attributes:
         asked (`bool`): whether somebody pressed Ctrl-C.
@@ -112,5 +115,9 @@ class StopOnInterrupt(TrainerCallback):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_step_end(self, args, state, control, **kwargs):
+        if dist.is_initialized():
+            asked = torch.tensor(float(self.asked), device=args.device)
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            self.asked = bool(asked)
         if self.asked:
             control.should_save = control.should_training_stop = True

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
 from videoxl.modeling_videoxl.vision_videoxl import patch_features, pool_patches
@@ -72,7 +72,7 @@ class AlbumFrames(Dataset):
 
 
 @torch.no_grad()
-def encode_album(model: VideoXLForCausalLM, frames: AlbumFrames, workers: int = 1) -> torch.Tensor:
+def encode_album(model: VideoXLForCausalLM, frames: Dataset, workers: int = 1) -> torch.Tensor:
     """What the model's tower and projector send for each frame, bfloat16 [frames, M, D]."""
     config, tower, projector = model.config, model.model.vision_tower, model.model.multi_modal_projector
     loader = DataLoader(frames, ENCODED_AT_ONCE, num_workers=workers)
@@ -119,7 +119,9 @@ class AlbumTrainer(SpelledTrainer):
         self.collator_class = partial(AlbumCollator, pages=frames.pages())
         super().__init__(model=model, **kwargs)
         self.blur = blur
-        self.album = encode_album(model, frames, self.args.dataloader_num_workers)  # [pages, M, D]
+        with self.accelerator.split_between_processes(list(range(len(frames))), apply_padding=True) as mine:
+            sent = encode_album(model, Subset(frames, mine), self.args.dataloader_num_workers)
+        self.album = self.accelerator.gather(sent)[: len(frames)]  # [pages, M, D]
 
     def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
         """See the parent."""

@@ -3,20 +3,23 @@
 Stages follow each other as configs/tiny.yaml lists them: a tokenizer, an untrained Qwen2 and an untrained vision
 tower, assembled to a Video-XL; its language model and VSTs on films spelled in words, and beside that, in a process of
 its own, the vision tower on single frames; the projector between the two; then the language model and its VSTs again,
-on films put together from frames that the tower has seen. A stage that is finished is not run again, and one that was
-stopped goes on from its last checkpoint.
+on films put together from frames that the tower has seen. Models of this size gain little from a second core: so the
+stages behind the vision tower's run in several processes, each on its share of every batch.
+
+A stage that is finished is not run again, and one that was stopped goes on from its last checkpoint. Settings of
+stages that have not begun may be changed.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from .tiny_parts import (
     train_tokenizer,
     vision_config,
 )
+from .tiny_processes import beside, run_together
 from .tiny_record import write_record
 from .tiny_start import start_attention, start_beacons
 from .tiny_words import FrameSpeller, SpelledTrainer
@@ -63,12 +67,20 @@ class Recipe:
         settings: of configs/tiny.yaml.
         output: folder of all stages; the checkpoint is `output/checkpoint`.
         seed: of weights, films and ratios.
+        processes: at most so many share the batches of a stage; by default one for each core, on a GPU one.
     """
 
-    def __init__(self, settings: dict[str, Any], output: Path, seed: int):
+    def __init__(self, settings: dict[str, Any], output: Path, seed: int, processes: int | None = None):
         self.settings, self.output, self.seed = settings, output, seed
-        self._trained: list[str] = []  # stages behind the first ones, in their order
-        self._take_cores: Callable[[], Any] = lambda: None  # that another stage's process has left
+        self.processes = processes or (1 if torch.cuda.is_available() else torch.get_num_threads())
+        runs = {"spelled": self._train, "seeing": self._train_seeing, "album": self._train}
+        self._stages = {"parts": self._make_parts, "assembled": self._assemble, "vision": self._train_vision}
+        self._trained = ["vision"]
+        before = "assembled"
+        for name, kind, number, stage in _film_stages(settings):
+            self._stages[name] = partial(runs[kind], stage=stage, before=before, number=number, kind=kind)
+            self._trained.append(before := name)
+        self._stages["checkpoint"] = partial(self._finish, before=before)
 
     def run(self) -> Path:
         """
@@ -81,78 +93,67 @@ class Recipe:
             ValueError: if `output` holds stages of another recipe or seed.
         """
         self._check_same_recipe()
-        self.stage("parts", self._make_parts)
-        self.stage("assembled", self._assemble)
-        with self._beside("vision"):
-            before = self._films("spelled", "assembled")
-        before = self._see(before)
-        before = self._films("album", before)
-        self.stage("checkpoint", partial(self._finish, before=before))
+        self.stage("parts")
+        self.stage("assembled")
+        spelled = [name for name, kind, *_ in _film_stages(self.settings) if kind == "spelled"]
+        with nullcontext(bool) if self._finished("vision") else beside(self.stage, "vision") as vision_runs:
+            for name in spelled:
+                vision_runs()
+                self.stage(name)
+        self._check_ended("vision")
+        for name, kind, _, stage in _film_stages(self.settings):
+            if kind != "spelled":
+                self._together(name, stage["batch_size"])
+        self.stage("checkpoint")
         return self.output / "checkpoint"
 
-    def _films(self, kind: str, before: str) -> str:
-        """The stages of one kind; gives the last one's name."""
-        for number, stage in enumerate(self.settings[kind]):
-            name = f"{kind}-{number}-{stage['name']}"
-            self.stage(name, partial(self._train, stage=stage, before=before, number=number, kind=kind))
-            self._trained.append(before := name)
-        return before
+    def _together(self, name: str, batch_size: int) -> None:
+        """A stage in as many processes as may be, with equal shares of its batches."""
+        processes = max(count for count in range(1, self.processes + 1) if batch_size % count == 0)
+        if processes == 1:
+            self.stage(name)
+        elif not self._finished(name):
+            run_together(processes, self.stage, name)
+        self._check_ended(name)
 
-    def _see(self, before: str) -> str:
-        """The stages in which frames learn to be seen as their words; gives the last one's name."""
-        for number, stage in enumerate(self.settings["seeing"]):
-            name = f"seeing-{number}-{stage['name']}"
-            tower = self.output / "vision" / "tower" if number == 0 else None
-            self.stage(name, partial(self._train_seeing, stage=stage, before=before, number=number, tower=tower))
-            self._trained.append(before := name)
-        return before
-
-    @contextlib.contextmanager
-    def _beside(self, name: str) -> Iterator[None]:
-        """
-        Runs the stage in a process of its own while the block runs, each on half of the cores: models of this size
-        gain little from a second one. Once it has ended, the stages that are still to come get all.
-        """
-        if (self.output / name / FINISHED).is_file():
-            yield
-            return
-        cores = torch.get_num_threads()
-        half = str(max(1, cores // 2))
-        command = [sys.executable, "-m", __spec__.name, "--output", str(self.output), "--only", name]
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": half})
-        torch.set_num_threads(int(half))
-        self._take_cores = lambda: process.poll() is not None and torch.set_num_threads(cores)
-        try:
-            yield
-            if process.wait():
-                raise RuntimeError(f"stage {name} ended with {process.returncode}: what it said stands above")
-        finally:
-            process.terminate()
-            process.wait()
-            torch.set_num_threads(cores)
+    def _check_ended(self, name: str) -> None:
+        """A process that was interrupted says nothing of it."""
+        if not self._finished(name):
+            raise KeyboardInterrupt(f"Stage {name} was stopped.")
 
     def _check_same_recipe(self) -> None:
         path = self.output / RECIPE
         recipe = {"seed": self.seed, "settings": self.settings}
-        if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(recipe)):
-            raise ValueError(f"{self.output} holds another recipe or seed: give an empty folder, or remove it")
+        if path.is_file():
+            self._check_begun(json.loads(path.read_text()), json.loads(json.dumps(recipe)))
         self.output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(recipe, indent=1))
 
-    def stage(self, name: str, run: Callable[[Path], Any]) -> None:
-        """Runs a stage, unless it has been run to its end."""
-        folder = self.output / name
-        if (folder / FINISHED).is_file():
-            return
-        print(f"Stage {name}", flush=True)
-        self._take_cores()
-        start = time.time()
-        told = run(folder)
-        (folder / FINISHED).write_text(json.dumps({"seconds": round(time.time() - start, 1), **(told or {})}))
+    def _check_begun(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """What has begun, and all before it, must be as it was."""
+        stages = _told_apart(old["settings"])
+        same = [*takewhile(lambda pair: pair[0] == pair[1], zip(stages, _told_apart(new["settings"])))]
+        changed = [name for name, _ in stages[len(same) if old["seed"] == new["seed"] else 0 :]]
+        if begun := [name for name in changed if (self.output / name).exists()]:
+            raise ValueError(
+                f"{self.output} holds stages of another recipe or seed: {', '.join(begun)}; remove them, or give an "
+                "empty folder"
+            )
 
-    def run_vision(self) -> None:
-        """The stage that runs beside others."""
-        self.stage("vision", self._train_vision)
+    def _finished(self, name: str) -> bool:
+        return (self.output / name / FINISHED).is_file()
+
+    def stage(self, name: str) -> None:
+        """Runs a stage, unless it has been run to its end; in each of its processes."""
+        folder = self.output / name
+        if self._finished(name):
+            return
+        if _is_first():
+            print(f"Stage {name}", flush=True)
+        start = time.time()
+        told = self._stages[name](folder)
+        if _is_first():
+            (folder / FINISHED).write_text(json.dumps({"seconds": round(time.time() - start, 1), **(told or {})}))
 
     def _make_parts(self, folder: Path) -> None:
         texts = sentences("train", self.settings["tokenizer_films"])
@@ -180,7 +181,7 @@ class Recipe:
         arguments = TrainingArguments(
             output_dir=str(folder / "run"),
             max_steps=stage["steps"],
-            per_device_train_batch_size=stage["batch_size"],
+            per_device_train_batch_size=_share(stage["batch_size"]),
             **self._common(),
             **stage["training"],
         )
@@ -188,17 +189,20 @@ class Recipe:
         trainer.train(resume_from_checkpoint=_checkpoint_of(folder / "run"))
         return {"log": trainer.state.log_history}
 
-    def _train_seeing(self, folder: Path, stage: dict[str, Any], before: str, number: int, tower: Path | None) -> dict:
+    def _train_seeing(self, folder: Path, stage: dict[str, Any], before: str, number: int, kind: str) -> dict:
+        """Frames, seen as their words."""
         set_seed(self.seed)
         start = self.output / before / "model"
         model = AutoModelForCausalLM.from_pretrained(start, attn_implementation=PLAIN_ATTENTION)
         processor = AutoProcessor.from_pretrained(start)
-        if tower is not None:
-            model.model.vision_tower.load_state_dict(CLIPVisionModel.from_pretrained(tower).state_dict())
+        if number == 0:
+            tower = CLIPVisionModel.from_pretrained(self.output / "vision" / "tower")
+            model.model.vision_tower.load_state_dict(tower.state_dict())
         rows = SingleFrames(stage["steps"] * stage["batch_size"], self.seed + 1 + number, practice=stage["practice"])
         log = self._train_on_frames(FrameSpeller(model, processor.tokenizer, stage["parts"]), rows, stage, folder)
-        model.save_pretrained(folder / "model")
-        processor.save_pretrained(folder / "model")
+        if _is_first():
+            model.save_pretrained(folder / "model")
+            processor.save_pretrained(folder / "model")
         return log
 
     def _common(self) -> dict[str, Any]:
@@ -236,7 +240,7 @@ class Recipe:
             "attn_implementation": PLAIN_ATTENTION,
             "output_dir": str(folder / "run"),
             "max_steps": stage["steps"],
-            "per_device_train_batch_size": stage["batch_size"],
+            "per_device_train_batch_size": _share(stage["batch_size"]),
             "train_sampling_strategy": "sequential",
             "max_frames": stage["frames"][1],
             "curriculum": [{"ratios": stage["ratios"]}],
@@ -256,7 +260,36 @@ class Recipe:
         model = AutoModelForCausalLM.from_pretrained(self.output / before / "model")
         model.save_pretrained(folder)
         AutoProcessor.from_pretrained(self.output / before / "model").save_pretrained(folder)
-        write_record(self.output, ["vision", *self._trained], FINISHED)
+        write_record(self.output, self._trained, FINISHED)
+
+
+def _film_stages(settings: dict[str, Any]) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Name, kind, number and settings of the stages behind each other."""
+    for kind in ("spelled", "seeing", "album"):
+        for number, stage in enumerate(settings[kind]):
+            yield f"{kind}-{number}-{stage['name']}", kind, number, stage
+
+
+def _told_apart(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """All stages by name, in their order, with what of the settings each follows."""
+    trainer, vision = settings["trainer"], settings["vision"]
+    return [
+        ("parts", (settings["tokenizer_films"], settings["text"], vision["tower"])),
+        ("assembled", settings["assembly"]),
+        ("vision", (vision, trainer)),
+        *((name, (stage, trainer)) for name, _, _, stage in _film_stages(settings)),
+        ("checkpoint", None),
+    ]
+
+
+def _is_first() -> bool:
+    """Whether this is a run's only process, or the one of several that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _share(batch_size: int) -> int:
+    """Of a batch, for one of the processes that run together."""
+    return batch_size // int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _checkpoint_of(folder: Path) -> str | None:
@@ -273,13 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of all stages")
     parser.add_argument("--config", default=str(CONFIGS / "tiny.yaml"), help="the recipe (default: the package's)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["vision"], help="of a recipe that runs, the stage beside the others")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.only:
-            begun = json.loads((arguments.output / RECIPE).read_text())
-            Recipe(begun["settings"], arguments.output, begun["seed"]).run_vision()
-            return 0
         checkpoint = Recipe(read_config(arguments.config), arguments.output, arguments.seed).run()
     except KeyboardInterrupt as stopped:
         print(f"Stopped. {stopped} The same command goes on from here.", file=sys.stderr)

@@ -19,6 +19,9 @@ SHARPNESS = 2.9  # of the heads that match
 FINDING_LAYERS = (1, 2)
 QUIET = 0.1  # of usual: what untrained feed-forward layers write, which would else drown out the words
 QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
+# Of usual: what queries and keys of the first layer take from words. At its full height it moved heads off the place
+# that they look back to, and the step from a word to its option's letter was learned from some random starts only.
+FAINT = 0.1
 
 
 class LookBack(NamedTuple):
@@ -37,9 +40,11 @@ class LookBack(NamedTuple):
 
 
 # One for each head of the first layer. Those named in READ are what the finding heads hand on, one for each key head:
-# an option's first word stands two tokens behind its letter, and a digit three.
+# an option's first word stands two tokens behind its letter, and a digit three. Those in ASKED are what each finding
+# head looks for: where an answer's letter is next, its last word stands two tokens back, a digit as well.
 LOOKS = (LookBack(1, (0, 3), 40.0), LookBack(2, (0, 3), 40.0), LookBack(3, (0, 3), 40.0), LookBack(3, (1, 3), 20.0))
 READ = (1, 2)
+ASKED = (0, 1, 1, 3)
 
 
 def start_attention(model: nn.Module, seed: int) -> None:
@@ -66,12 +71,14 @@ def start_attention(model: nn.Module, seed: int) -> None:
             layer.mlp.down_proj.weight.mul_(QUIET)
             attention = layer.self_attn
             if number == 0:
+                attention.q_proj.weight.mul_(FAINT)
+                attention.k_proj.weight.mul_(FAINT)
                 _look_back(attention, looks, config.rope_parameters["rope_theta"])
                 attention.v_proj.weight.copy_(torch.cat(seen))
                 attention.o_proj.weight.copy_(torch.cat(noted).T * wordlike)
             elif number in FINDING_LAYERS:
                 attention.k_proj.weight.copy_(_anywhere(seen))
-                attention.q_proj.weight.copy_(_anywhere(noted))
+                attention.q_proj.weight.copy_(_anywhere([noted[look] for look in ASKED[:heads]]))
                 attention.v_proj.weight.copy_(torch.cat([noted[look] for look in read]))
                 words = torch.cat([seen[head // 2] for head in range(heads)])
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def settings():
 def finished(settings, tmp_path_factory):
     """The folder of a recipe that has run to its end."""
     folder = tmp_path_factory.mktemp("recipe")
-    Recipe(settings, folder, seed=0).run()
+    Recipe(settings, folder, seed=0, processes=1).run()
     return folder
 
 
@@ -147,17 +148,40 @@ def test_stopped_and_gone_on_with_it_is_the_same(settings, finished, tmp_path, m
 
     monkeypatch.setattr("videoxl.training.callbacks.RunLog.on_step_begin", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Recipe(settings, tmp_path, seed=0).run()
+        Recipe(settings, tmp_path, seed=0, processes=1).run()
     assert not (tmp_path / "checkpoint").exists()
-    Recipe(settings, tmp_path, seed=0).run()
+    Recipe(settings, tmp_path, seed=0, processes=1).run()
     assert stopped == 1
     for name, values in losses(finished).items():
         np.testing.assert_allclose(losses(tmp_path)[name], values, rtol=1e-5)
 
 
+def test_two_processes_share_the_batches_and_lose_the_same(settings, finished, tmp_path):
+    """The stages behind the vision tower's again, in the other's folder but for them."""
+    apart = losses(finished)
+    shared = [name for name in apart if name.startswith(("seeing", "album"))]
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", *shared))
+    Recipe(settings, tmp_path, seed=0, processes=2).run()
+    together = losses(tmp_path)
+    for name in shared:
+        np.testing.assert_allclose(together[name], apart[name], rtol=0.01)  # bfloat16, summed otherwise
+
+
 def test_another_recipe_in_the_same_folder_is_refused(settings, finished):
-    with pytest.raises(ValueError, match="another recipe or seed"):
+    with pytest.raises(ValueError, match="another recipe or seed: parts, assembled, vision"):
         Recipe(settings, finished, seed=1).run()
+    longer = {**settings, "album": [{**settings["album"][0], "steps": STEPS + 1}]}
+    with pytest.raises(ValueError, match="another recipe or seed: album-0-long, checkpoint; remove them"):
+        Recipe(longer, finished, seed=0).run()
+
+
+def test_stages_that_have_not_begun_may_be_changed(settings, finished, tmp_path):
+    left_out = shutil.ignore_patterns("checkpoint", "album*")
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=left_out)
+    longer = {**settings, "album": [{**settings["album"][0], "steps": STEPS + 1}]}
+    Recipe(longer, tmp_path, seed=0, processes=1).run()
+    told = {name: len(values) for name, values in losses(tmp_path).items()}
+    assert told.pop("album-0-long") == STEPS + 1 and set(told.values()) == {STEPS}
 
 
 def test_the_command_needs_a_folder(capsys):
