@@ -1,6 +1,7 @@
 """Functions in processes of their own, each on its share of the cores; those started together are one training run."""
 
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -81,4 +82,6 @@ def _work(rank: int, count: int, port: int, threads: int, function: Callable[...
         os.environ |= {name: str(value) for name, value in place.items()}
     function(*given)
     if dist.is_initialized():
+        gc.collect()  # a model that is still tied to the group has its threads abort the process at its end
+        dist.barrier()
         dist.destroy_process_group()
