@@ -40,11 +40,10 @@ class LookBack(NamedTuple):
 
 
 # One for each head of the first layer. Those named in READ are what the finding heads hand on, one for each key head:
-# an option's first word stands two tokens behind its letter, and a digit three. Those in ASKED are what each finding
-# head looks for: where an answer's letter is next, its last word stands two tokens back, a digit as well.
-LOOKS = (LookBack(1, (0, 3), 40.0), LookBack(2, (0, 3), 40.0), LookBack(3, (0, 3), 40.0), LookBack(3, (1, 3), 20.0))
+# an option's first word stands two tokens behind its letter, and a digit three. Where an answer's letter is next, its
+# last word stands two tokens back, and a digit as well: so with each key head one looks there.
+LOOKS = (LookBack(1, (0, 3), 40.0), LookBack(2, (0, 3), 40.0), LookBack(3, (0, 3), 40.0), LookBack(2, (0, 3), 40.0))
 READ = (1, 2)
-ASKED = (0, 1, 1, 3)
 
 
 def start_attention(model: nn.Module, seed: int) -> None:
@@ -78,7 +77,7 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.o_proj.weight.copy_(torch.cat(noted).T * wordlike)
             elif number in FINDING_LAYERS:
                 attention.k_proj.weight.copy_(_anywhere(seen))
-                attention.q_proj.weight.copy_(_anywhere([noted[look] for look in ASKED[:heads]]))
+                attention.q_proj.weight.copy_(_anywhere(noted))
                 attention.v_proj.weight.copy_(torch.cat([noted[look] for look in read]))
                 words = torch.cat([seen[head // 2] for head in range(heads)])
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)
