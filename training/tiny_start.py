@@ -8,7 +8,6 @@ there.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -22,27 +21,12 @@ QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
 # Of usual: what queries and keys of the first layer take from words. At its full height it moved heads off the place
 # that they look back to, and the step from a word to its option's letter was learned from some random starts only.
 FAINT = 0.1
-
-
-class LookBack(NamedTuple):
-    """
-    A head that looks at what stands a number of tokens back.
-
-    Args:
-        distance: tokens.
-        pairs: first and last of the rotary pairs that it looks with: fast ones see sharply, slow ones a neighbourhood.
-        score: of the token at that distance, before the softmax.
-    """
-
-    distance: int
-    pairs: tuple[int, int]
-    score: float
-
-
-# One for each head of the first layer. Those named in READ are what the finding heads hand on, one for each key head:
-# an option's first word stands two tokens behind its letter, and a digit three. Where an answer's letter is next, its
-# last word stands two tokens back, and a digit as well: so with each key head one looks there.
-LOOKS = (LookBack(1, (0, 3), 40.0), LookBack(2, (0, 3), 40.0), LookBack(3, (0, 3), 40.0), LookBack(2, (0, 3), 40.0))
+SHARP = 4  # of a head's pairs, the fastest: with them a head of the first layer looks at one place
+SCORE = 40.0  # of the token there, before the softmax
+# How many tokens each head of the first layer looks back. Those named in READ are what the finding heads hand on, one
+# for each key head: an option's first word stands two tokens behind its letter, and a digit three. Where an answer's
+# letter is next, its last word stands two tokens back, and a digit as well: so with each key head one looks there.
+LOOKS = (1, 2, 3, 2)
 READ = (1, 2)
 
 
@@ -124,7 +108,7 @@ def _directions(hidden: int, width: int, generator: torch.Generator) -> torch.Te
     return torch.linalg.qr(torch.randn(hidden, width, generator=generator))[0].T
 
 
-def _look_back(attention: nn.Module, looks: Sequence[LookBack], theta: float) -> None:
+def _look_back(attention: nn.Module, looks: Sequence[int], theta: float) -> None:
     """
     Biases of keys and queries meet in a score that depends on their distance alone: the sum over rotary pairs of the
     cosines of (distance - wanted distance) x speed.
@@ -137,8 +121,7 @@ def _look_back(attention: nn.Module, looks: Sequence[LookBack], theta: float) ->
     keys[:, :TURNING] = HEIGHT
     queries = attention.q_proj.bias.unflatten(0, (-1, width))  # [H, d]
     queries.zero_()
-    for query, look in zip(queries, looks):
-        pairs = torch.arange(look.pairs[0], look.pairs[1] + 1)
-        size = look.score * width**0.5 / HEIGHT / len(pairs)
-        query[pairs] = size * torch.cos(-look.distance * speeds[pairs])
-        query[half + pairs] = size * torch.sin(-look.distance * speeds[pairs])
+    size = SCORE * width**0.5 / HEIGHT / SHARP
+    for query, distance in zip(queries, looks):
+        query[:SHARP] = size * torch.cos(-distance * speeds[:SHARP])
+        query[half : half + SHARP] = size * torch.sin(-distance * speeds[:SHARP])
