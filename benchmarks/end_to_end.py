@@ -7,7 +7,7 @@ first uses do not count:
 - `stages`, torch on one thread: what stages take, in processor time of the thread that works, on which other work has
   the least influence. Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line
   a + b x kept entries through the seconds of all full windows. For the line a window's seconds are the median over the
-  readings (a shorter film is read as often as makes as many frames as the longest has), and its points medians of
+  readings (three of the longest film; of a shorter one as many as make as many frames), and its points medians of
   neighbouring windows, in 40 groups or somewhat more. a of the first and of the second half goes with the whole's b.
 - `whole`, as users run it: peak resident size, and wall time beside half of all processor seconds (in which torch's
   threads wait for each other, too) and beside half of what the stages took alone. Draws which stage worked when.
@@ -37,6 +37,7 @@ COLOURS = {"read": "#4c78a8", "vision": "#f58518", "windows": "#54a24b", "rest":
 WARM_UP = 300  # frames, of two groups of pictures, so that two threads read
 SIZE = 160, 90
 GROUPS = 40  # of neighbouring windows
+READINGS = 3  # of the longest film
 
 
 @dataclass
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         warm_up = write_long_film(Path(folder) / "warm_up.mp4", WARM_UP, *SIZE)
         for frames in lengths:
             path = write_long_film(Path(folder) / f"{frames}.mp4", frames, *SIZE)
-            results.append(measure(path, warm_up, arguments.ratio, max(lengths) // frames))
+            results.append(measure(path, warm_up, arguments.ratio, READINGS * max(lengths) // frames))
     arguments.output.parent.mkdir(exist_ok=True)
     draw(results[0], arguments.output.with_suffix(".png"))
     for result in results:

@@ -54,6 +54,10 @@ RECIPE = "recipe.json"
 SPEAKING = ["language_model", "beacons", "lm_head"]
 
 
+class OtherRecipeError(ValueError):
+    """A folder holds stages of another recipe or seed."""
+
+
 class FrameTrainer(Trainer):
     """Rows in their order: they are drawn at random already."""
 
@@ -90,7 +94,7 @@ class Recipe:
             `Path`: the checkpoint.
 
         Raises:
-            ValueError: if `output` holds stages of another recipe or seed.
+            OtherRecipeError: if `output` holds stages of another recipe or seed.
         """
         self._check_same_recipe()
         self.stage("parts")
@@ -135,7 +139,7 @@ class Recipe:
         same = [*takewhile(lambda pair: pair[0] == pair[1], zip(stages, _told_apart(new["settings"])))]
         changed = [name for name, _ in stages[len(same) if old["seed"] == new["seed"] else 0 :]]
         if begun := [name for name in changed if (self.output / name).exists()]:
-            raise ValueError(
+            raise OtherRecipeError(
                 f"{self.output} holds stages of another recipe or seed: {', '.join(begun)}; remove them, or give an "
                 "empty folder"
             )
@@ -308,10 +312,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:
-        checkpoint = Recipe(read_config(arguments.config), arguments.output, arguments.seed).run()
+        settings = read_config(arguments.config)
+    except (ValueError, FileNotFoundError) as wrong:
+        parser.error(str(wrong))
+    try:
+        checkpoint = Recipe(settings, arguments.output, arguments.seed).run()
     except KeyboardInterrupt as stopped:
         print(f"Stopped. {stopped} The same command goes on from here.", file=sys.stderr)
         return 130
+    except OtherRecipeError as other:
+        parser.error(str(other))
     print(f"The checkpoint is {checkpoint}")
     return 0
 

@@ -190,6 +190,16 @@ def test_the_command_needs_a_folder(capsys):
     assert "--output" in capsys.readouterr().err
 
 
+def test_the_command_refuses_what_it_cannot_run_in_a_sentence(finished, tmp_path, capsys):
+    for wrong, told in (
+        ([str(tmp_path), "--config", "tinny"], "no configuration 'tinny'; the package has"),
+        ([str(finished), "--seed", "7"], "stages of another recipe or seed: parts"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--output", *wrong])
+        assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
 def test_single_frames_are_what_they_say():
     rows = SingleFrames(200, seed=0)
     classes = np.array([[rows[index]["sign"], rows[index]["colour"]] for index in range(200)])
