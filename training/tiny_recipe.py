@@ -103,18 +103,21 @@ class Recipe:
         with nullcontext(bool) if self._finished("vision") else beside(self.stage, "vision") as vision_runs:
             for name in spelled:
                 vision_runs()
-                self.stage(name)
+                self._apart(name, 1)
         self._check_ended("vision")
         for name, kind, _, stage in _film_stages(self.settings):
             if kind != "spelled":
-                self._together(name, stage["batch_size"])
+                shares = [count for count in range(1, self.processes + 1) if stage["batch_size"] % count == 0]
+                self._apart(name, max(shares))
         self.stage("checkpoint")
         return self.output / "checkpoint"
 
-    def _together(self, name: str, batch_size: int) -> None:
-        """A stage in as many processes as may be, with equal shares of its batches."""
-        processes = max(count for count in range(1, self.processes + 1) if batch_size % count == 0)
-        if processes == 1:
+    def _apart(self, name: str, processes: int) -> None:
+        """
+        A stage in processes with equal shares of its batches. Where several may be, one is a process of its own, too:
+        it takes with it what it held of memory, which later stages need.
+        """
+        if self.processes == 1:
             self.stage(name)
         elif not self._finished(name):
             run_together(processes, self.stage, name)
