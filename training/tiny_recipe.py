@@ -321,7 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         checkpoint = Recipe(settings, arguments.output, arguments.seed).run()
     except KeyboardInterrupt as stopped:
-        print(f"Stopped. {stopped} The same command goes on from here.", file=sys.stderr)
+        told = filter(None, ("Stopped.", str(stopped), "The same command goes on from here."))
+        print(*told, file=sys.stderr)
         return 130
     except OtherRecipeError as other:
         parser.error(str(other))
