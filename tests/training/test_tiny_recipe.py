@@ -171,7 +171,7 @@ def test_another_recipe_in_the_same_folder_is_refused(settings, finished):
     with pytest.raises(ValueError, match="another recipe or seed: parts, assembled, vision"):
         Recipe(settings, finished, seed=1).run()
     longer = {**settings, "album": [{**settings["album"][0], "steps": STEPS + 1}]}
-    with pytest.raises(ValueError, match="another recipe or seed: album-0-longest, checkpoint; remove them"):
+    with pytest.raises(ValueError, match="another recipe or seed: album-0-last, checkpoint; remove them"):
         Recipe(longer, finished, seed=0).run()
 
 
@@ -181,7 +181,7 @@ def test_stages_that_have_not_begun_may_be_changed(settings, finished, tmp_path)
     longer = {**settings, "album": [{**settings["album"][0], "steps": STEPS + 1}]}
     Recipe(longer, tmp_path, seed=0, processes=1).run()
     told = {name: len(values) for name, values in losses(tmp_path).items()}
-    assert told.pop("album-0-longest") == STEPS + 1 and set(told.values()) == {STEPS}
+    assert told.pop("album-0-last") == STEPS + 1 and set(told.values()) == {STEPS}
 
 
 def test_the_command_needs_a_folder(capsys):
