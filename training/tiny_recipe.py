@@ -52,10 +52,11 @@ from .tiny_words import FrameSpeller, SpelledTrainer
 FINISHED = "finished.json"
 RECIPE = "recipe.json"
 SPEAKING = ["language_model", "beacons", "lm_head"]
+SETTINGS = ("tokenizer_films", "text", "assembly", "trainer", "vision", "spelled", "seeing", "album")
 
 
-class OtherRecipeError(ValueError):
-    """A folder holds stages of another recipe or seed."""
+class RecipeError(ValueError):
+    """Settings are no recipe's, or a folder cannot take it: it holds stages of another recipe or seed."""
 
 
 class FrameTrainer(Trainer):
@@ -72,9 +73,16 @@ class Recipe:
         output: folder of all stages; the checkpoint is `output/checkpoint`.
         seed: of weights, films and ratios.
         processes: at most so many share the batches of a stage; by default one for each core, on a GPU one.
+
+    Raises:
+        RecipeError: if settings are missing, or `output` is a file.
     """
 
     def __init__(self, settings: dict[str, Any], output: Path, seed: int, processes: int | None = None):
+        if missing := [name for name in SETTINGS if name not in settings]:
+            raise RecipeError(f"the configuration is no recipe: it lacks {', '.join(missing)}; see configs/tiny.yaml")
+        if output.is_file():
+            raise RecipeError(f"{output} is a file: give a folder")
         self.settings, self.output, self.seed = settings, output, seed
         self.processes = processes or (1 if torch.cuda.is_available() else torch.get_num_threads())
         runs = {"spelled": self._train, "seeing": self._train_seeing, "album": self._train}
@@ -94,7 +102,7 @@ class Recipe:
             `Path`: the checkpoint.
 
         Raises:
-            OtherRecipeError: if `output` holds stages of another recipe or seed.
+            RecipeError: if `output` holds stages of another recipe or seed.
         """
         self._check_same_recipe()
         self.stage("parts")
@@ -142,7 +150,7 @@ class Recipe:
         same = [*takewhile(lambda pair: pair[0] == pair[1], zip(stages, _told_apart(new["settings"])))]
         changed = [name for name, _ in stages[len(same) if old["seed"] == new["seed"] else 0 :]]
         if begun := [name for name in changed if (self.output / name).exists()]:
-            raise OtherRecipeError(
+            raise RecipeError(
                 f"{self.output} holds stages of another recipe or seed: {', '.join(begun)}; remove them, or give an "
                 "empty folder"
             )
@@ -324,8 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = filter(None, ("Stopped.", str(stopped), "The same command goes on from here."))
         print(*told, file=sys.stderr)
         return 130
-    except OtherRecipeError as other:
-        parser.error(str(other))
+    except RecipeError as wrong:
+        parser.error(str(wrong))
     print(f"The checkpoint is {checkpoint}")
     return 0
 

@@ -193,7 +193,9 @@ def test_the_command_needs_a_folder(capsys):
 def test_the_command_refuses_what_it_cannot_run_in_a_sentence(finished, tmp_path, capsys):
     for wrong, told in (
         ([str(tmp_path), "--config", "tinny"], "no configuration 'tinny'; the package has"),
+        ([str(tmp_path), "--config", "stage1_projector"], "no recipe: it lacks tokenizer_films, text"),
         ([str(finished), "--seed", "7"], "stages of another recipe or seed: parts"),
+        ([str(finished / "log.jsonl")], "log.jsonl is a file: give a folder"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["--output", *wrong])
