@@ -13,7 +13,10 @@ from transformers import (
     CLIPVisionModel,
     GenerationConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TokenizersBackend,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from videoxl.convert.checkpoint_conversion import target_shapes
 from videoxl.convert.destination import new_folder
@@ -85,11 +88,20 @@ def _text_parts(name: str | os.PathLike):
     kind = AutoConfig.from_pretrained(name).model_type
     if kind != "qwen2":
         raise ValueError(f"{name} is a {kind} model: the language model of Video-XL is a Qwen2")
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = _tokenizer(name)
     missing = [token for token in (TURN_START, TURN_END) if token not in tokenizer.get_added_vocab()]
     if missing:
         raise ValueError(f"the tokenizer of {name} has no {' and no '.join(missing)}, with which turns begin and end")
     return AutoModelForCausalLM.from_pretrained(name, dtype="auto"), tokenizer
+
+
+def _tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
+    """
+    AutoTokenizer makes a Qwen2Tokenizer of whatever a Qwen2 has, with its own way to split texts into words. A
+    tokenizer that says of itself that all of it is in its file stays as it is.
+    """
+    whole = get_tokenizer_config(name).get("tokenizer_class") == TokenizersBackend.__name__
+    return (TokenizersBackend if whole else AutoTokenizer).from_pretrained(name)
 
 
 def _configuration(text, vision, tokenizer, window, ratios, settings: dict) -> VideoXLConfig:

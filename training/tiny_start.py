@@ -8,26 +8,47 @@ there.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 TURNING = 5  # of a head's pairs of dimensions, the fastest, in which keys tell their places
 HEIGHT = 5.0  # of a key's bias there: what keys of words add is small beside it
-SHARPNESS = 2.9  # of the heads that match
-FINDING_LAYERS = (1, 2)
+SHARPNESS = 4.0  # of the heads that match
 QUIET = 0.1  # of usual: what untrained feed-forward layers write, which would else drown out the words
 QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
 # Of usual: what queries and keys of the first layer take from words. At its full height it moved heads off the place
 # that they look back to, and the step from a word to its option's letter was learned from some random starts only.
 FAINT = 0.1
+LOUD = 1.5  # what is noted of another token, beside a word of that length
+ALIKE = 0.8  # of a word's length: what its ways of writing share
 SHARP = 4  # of a head's pairs, the fastest: with them a head of the first layer looks at one place
 SCORE = 40.0  # of the token there, before the softmax
-# How many tokens each head of the first layer looks back. Those named in READ are what the finding heads hand on, one
-# for each key head: an option's first word stands two tokens behind its letter, and a digit three. Where an answer's
-# letter is next, its last word stands two tokens back, and a digit as well: so with each key head one looks there.
-LOOKS = (1, 2, 3, 2)
-READ = (1, 2)
+LOOKS = (1, 2, 3, 2)  # how many tokens each head of the first layer looks back
+OWN = -1  # the token itself, in the place of a look
+
+
+class Finder(NamedTuple):
+    """
+    A head of keys in a finding layer: each number is one of `LOOKS`, or `OWN`.
+
+    Args:
+        by: what a token is found by.
+        hands: what is handed on of a token that was found.
+        asks: what its two heads of queries look for.
+    """
+
+    by: int
+    hands: int
+    asks: tuple[int, int]
+
+
+# An option's letter stands two tokens before its word, and so does an answer's last word before its letter. What a
+# question names is copied by the word before it: behind "letter" the answer goes on as the question did.
+OPTIONS = Finder(by=OWN, hands=3, asks=(3, 2))
+FINDERS = {1: (Finder(by=0, hands=OWN, asks=(OWN, 1)), OPTIONS), 2: (Finder(by=OWN, hands=1, asks=(1, 0)), OPTIONS)}
 
 
 def start_attention(model: nn.Module, seed: int) -> None:
@@ -45,7 +66,7 @@ def start_attention(model: nn.Module, seed: int) -> None:
     heads = config.num_attention_heads
     if heads not in (2, 4) or config.num_key_value_heads != heads // 2:
         raise ValueError(f"{heads} heads on {config.num_key_value_heads} of keys: this start is for 2 on 1, or 4 on 2")
-    looks, read = LOOKS[:heads], READ[: heads // 2]
+    looks = LOOKS[:heads]
     width, hidden = model.model.layers[0].self_attn.head_dim, config.hidden_size
     seen, noted = _subspaces(hidden, width, heads, seed)
     wordlike = config.initializer_range  # makes of a normalized word one as long as its embedding
@@ -58,15 +79,40 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.k_proj.weight.mul_(FAINT)
                 _look_back(attention, looks, config.rope_parameters["rope_theta"])
                 attention.v_proj.weight.copy_(torch.cat(seen))
-                attention.o_proj.weight.copy_(torch.cat(noted).T * wordlike)
-            elif number in FINDING_LAYERS:
-                attention.k_proj.weight.copy_(_anywhere(seen))
-                attention.q_proj.weight.copy_(_anywhere(noted))
-                attention.v_proj.weight.copy_(torch.cat([noted[look] for look in read]))
+                attention.o_proj.weight.copy_(torch.cat(noted).T * LOUD * wordlike)
+            elif number in FINDERS:
+                finders = list(zip(seen, FINDERS[number]))  # OWN is each head of keys' own view of the token
+                attention.k_proj.weight.copy_(_anywhere([[*noted, own][one.by] for own, one in finders]))
+                asked = [[*noted, own][ask] for own, one in finders for ask in one.asks]
+                attention.q_proj.weight.copy_(_anywhere(asked))
+                attention.v_proj.weight.copy_(torch.cat([[*noted, own][one.hands] for own, one in finders]))
                 words = torch.cat([seen[head // 2] for head in range(heads)])
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)
             else:
                 attention.o_proj.weight.mul_(QUIET_ATTENTION)
+
+
+def start_embeddings(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+    """
+    Has ways to write one word resemble each other, "The" and " the", as they come to in every large language model: an
+    answer that begins with one is then continued as the question went on behind the other. Of single letters, " A" is
+    what a card shows and "A" an option: they stay apart.
+
+    Args:
+        model: an untrained Qwen2; changed in place.
+        tokenizer: of the model.
+        seed: of what words have in common.
+    """
+    table = model.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(seed)
+    ways: dict[str, list[int]] = {}
+    for number in sorted(tokenizer.get_vocab().values()):
+        ways.setdefault(tokenizer.decode([number]).strip().lower(), []).append(number)
+    with torch.no_grad():
+        for word, written in ways.items():
+            if len(written) > 1 and len(word) > 1 and word.isalpha():
+                common = torch.randn(table.shape[1], generator=generator) * model.config.initializer_range
+                table[written] = ALIKE * common + (1 - ALIKE**2) ** 0.5 * table[written]
 
 
 def start_beacons(model: nn.Module, seed: int) -> None:
@@ -83,7 +129,7 @@ def start_beacons(model: nn.Module, seed: int) -> None:
     saw = [noted[2 * head] for head in range(len(seen))]  # in the coordinates that queries ask in
     with torch.no_grad():
         layers[0].self_attn.beacon_k_proj.bias.zero_()
-        for number in FINDING_LAYERS:
+        for number in FINDERS:
             if number < len(layers):
                 layers[number].self_attn.beacon_k_proj.weight.copy_(_anywhere(saw))
                 layers[number].self_attn.beacon_v_proj.weight.copy_(torch.cat(saw))
@@ -92,8 +138,8 @@ def start_beacons(model: nn.Module, seed: int) -> None:
 def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What each key head sees of a word, and where each head of the first layer writes what it saw; [d, D] each."""
     generator = torch.Generator().manual_seed(seed)
-    seen = [_directions(hidden, width, generator) for _ in range(heads // 2)]
-    return seen, [_directions(hidden, width, generator) for _ in range(heads)]
+    seen = _directions(hidden, heads // 2 * width, generator).split(width)
+    return list(seen), list(_directions(hidden, heads * width, generator).split(width))
 
 
 def _anywhere(subspaces: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,7 +1,10 @@
 """A Qwen2 and a CLIP become a Video-XL."""
 
+import shutil
+
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 from training_rows import film, row
 from transformers import (
     AutoModelForCausalLM,
@@ -13,6 +16,7 @@ from transformers import (
     CLIPVisionModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    TokenizersBackend,
     pipeline,
 )
 
@@ -75,6 +79,18 @@ def test_its_parts_are_those_of_its_parents(assembled, parents):
     processor = AutoProcessor.from_pretrained(assembled)
     assert list(processor.video_processor.image_mean) == [0.5, 0.4, 0.3]
     assert processor.video_processor.crop_size["height"] == 56
+
+
+def test_a_tokenizer_that_is_all_in_its_file_stays_as_it_is(parents, tmp_path):
+    """Another way to split texts than Qwen2's survives the assembly; see AutoTokenizer, which knows Qwen2's alone."""
+    text = shutil.copytree(parents[0], tmp_path / "text")
+    tokenizer = TokenizersBackend.from_pretrained(text)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save_pretrained(text)
+    assert main(["assemble", str(text), str(parents[1]), str(tmp_path / "model"), "--window", "32"]) == 0
+    ours = AutoProcessor.from_pretrained(tmp_path / "model").tokenizer
+    ids = [each("a b  c").input_ids for each in (tokenizer, ours, AutoTokenizer.from_pretrained(text))]
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_it_goes_through_pipeline_and_training(assembled, tmp_path):
