@@ -4,13 +4,13 @@
 for films of 1,000 and of 10,000 frames. Each is read in two processes of its own, and a short film before it, so that
 first uses do not count:
 
-- `stages`, torch on one thread: what stages take, in processor time of the thread that works, on which other work has
-  the least influence. Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line
-  a + b x kept entries through the seconds of all full windows. For the line a window's seconds are the median over the
-  readings (three of the longest film; of a shorter one as many as make as many frames), and its points medians of
-  neighbouring windows, in 40 groups or somewhat more. a of the first and of the second half goes with the whole's b.
-- `whole`, as users run it: peak resident size, and wall time beside half of all processor seconds (in which torch's
-  threads wait for each other, too) and beside half of what the stages took alone. Draws which stage worked when.
+- `stages`: what stages take, in processor time of the thread that works, on which other work has the least influence.
+  Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line a + b x kept entries through
+  the seconds of all full windows. For the line a window's seconds are the median over the readings (three of the
+  longest film; of a shorter one as many as make as many frames), and its points medians of neighbouring windows, in 40
+  groups or somewhat more. a of the first and of the second half goes with the whole's b.
+- `whole`, as users run it: peak resident size, and wall time beside half of all processor seconds and beside half of
+  what the stages took. Draws which stage worked when.
 """
 
 import argparse
@@ -102,11 +102,9 @@ def watch(spans: Spans, pipe) -> None:
 
 def warm_pipeline(warm_up: str, ratio: int):
     """The pipeline as a function of a film's path, after a short film."""
-    from transformers import pipeline
+    from videoxl.cli import load_pipeline
 
-    from videoxl import TASK, tiny_checkpoint
-
-    pipe = pipeline(TASK, model=str(tiny_checkpoint()))
+    pipe = load_pipeline(None)  # as `videoxl ask` has it, with torch on one thread
 
     def ask(path: str) -> dict:
         return pipe(
@@ -124,10 +122,7 @@ def warm_pipeline(warm_up: str, ratio: int):
 
 
 def measure_stages(path: str, warm_up: str, ratio: int, readings: int) -> dict:
-    """What the stages take of one film, each on one thread, in this process."""
-    import torch
-
-    torch.set_num_threads(1)
+    """What the stages take of one film in this process."""
     pipe, ask = warm_pipeline(warm_up, ratio)
     spans = Spans()
     watch(spans, pipe)

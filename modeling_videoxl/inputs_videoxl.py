@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from .vision_videoxl import FeatureStream
+from .vision_videoxl import FeatureStream, VisionThread
 from .windows_videoxl import IMAGE, TEXT, VIDEO, Items
 
 NAMES = {IMAGE: "image", VIDEO: "video"}
@@ -93,6 +93,7 @@ class VisualInputs:
         encode: Callable[[int, torch.Tensor], torch.Tensor],
         device: torch.device | None = None,
     ):
+        self._device, self._thread = device, None
         self._chunk_tokens = {kind: tokens * chunk_size for kind, tokens in tokens_per_item.items()}
         self.lengths: dict[int, list[int]] = {}
         self._sources: dict[int, list[tuple]] = {}
@@ -122,11 +123,16 @@ class VisualInputs:
         return {kind: Items(NAMES[kind], self.lengths[kind], counts[kind]) for kind in NAMES}
 
     def stream(self, kind: int, item: int) -> FeatureStream:
-        """The visual tokens of one item, encoded as they are asked for."""
-        return FeatureStream(*self._sources[kind][item])
+        """The visual tokens of one item, encoded as they are asked for, or a little before."""
+        chunks, encode = self._sources[kind][item]
+        if self._thread is None and encode is not _unchanged:
+            self._thread = VisionThread.where_it_pays(self._device)
+        return FeatureStream(chunks, encode, None if encode is _unchanged else self._thread)
 
     def close(self) -> None:
-        """Ends what reads videos while the model works."""
+        """Ends what encodes and reads videos while the model works."""
+        if self._thread is not None:
+            self._thread.close()
         for chunks, _ in (source for sources in self._sources.values() for source in sources):
             if hasattr(chunks, "close"):
                 chunks.close()

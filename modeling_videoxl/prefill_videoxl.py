@@ -8,7 +8,7 @@ import torch
 
 from .cache_videoxl import VideoXLCache
 from .inputs_videoxl import as_items, encoder_of, is_streamed, real_device
-from .vision_videoxl import FeatureStream
+from .vision_videoxl import FeatureStream, VisionThread
 from .windows_videoxl import VIDEO, Segment, Span, SpanPlanner, plan_row
 
 
@@ -50,9 +50,9 @@ class PrefillMixin:
             self.language_model(embeds, Segment(0, prefix_ids.shape[1]), cache, hidden_needed=False)
         source = chunks.split(self.config.vision_chunk_size) if is_streamed(chunks) else chunks
         closing = contextlib.closing(source) if hasattr(source, "close") else contextlib.nullcontext()
-        with closing:
+        with closing, self._vision_thread(chunks) or contextlib.nullcontext() as thread:
             cache.reserve(self._entries_to_come(chunks, compression_ratio))
-            stream = FeatureStream(self._pieces(source), self._piece_encoder(chunks))
+            stream = FeatureStream(self._pieces(source), self._piece_encoder(chunks), thread)
             self._prefill_windows(stream, cache, compression_ratio, on_window or (lambda _: None))
         return cache
 
@@ -63,6 +63,12 @@ class PrefillMixin:
     def _piece_encoder(self, chunks: Iterable[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
         device, size = real_device(self.vision_tower.device), self.config.vision_config.image_size
         return encoder_of(chunks, lambda piece: self._encode(VIDEO, piece), device, size)
+
+    def _vision_thread(self, chunks: Iterable[torch.Tensor]) -> VisionThread | None:
+        """None for what may be live: a frame that came is compressed before the next is waited for."""
+        metadata = getattr(chunks, "metadata", None)
+        live = not is_streamed(chunks) or (metadata is not None and metadata.frames_indices is None)
+        return None if live else VisionThread.where_it_pays(real_device(self.vision_tower.device))
 
     def _entries_to_come(self, chunks: Iterable[torch.Tensor], compression_ratio) -> int:
         """

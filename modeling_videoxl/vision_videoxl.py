@@ -1,6 +1,10 @@
 """From frames and image tiles to visual tokens, no more of them at a time than somebody asks for."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +49,54 @@ def pool_patches(features: torch.Tensor, stride: int, mode: str) -> torch.Tensor
     return pooled.flatten(2).transpose(1, 2)
 
 
+class VisionThread:
+    """
+    Encodes chunks in a thread of its own while windows go through the language model; to be closed, or used in a
+    `with` statement.
+
+    A GPU works behind the program's back without it. On a CPU it pays where torch computes an operation on one core,
+    as it should in small models, and leaves others idle; see `where_it_pays`.
+    """
+
+    AHEAD = 2  # chunks that are encoded, or being so, before they are asked for
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="vision")
+
+    @classmethod
+    def where_it_pays(cls, device: torch.device | None) -> "VisionThread | None":
+        """A new one, if the vision tower on `device` should have one now; else None."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        idle = device is not None and device.type == "cpu" and torch.get_num_threads() == 1 < cores
+        # what a thread computes belongs to no other thread's graph, nor is it cast as there
+        return cls() if idle and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") else None
+
+    def features(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Each chunk's visual tokens, in order. Chunks are taken by who asks, one or two before their turn."""
+        waiting: deque[Future] = deque()
+        for chunk in chunks:
+            waiting.append(self._pool.submit(self._encoded, encode, chunk, torch.is_inference_mode_enabled()))
+            if len(waiting) > self.AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    @staticmethod
+    def _encoded(encode: Callable[[torch.Tensor], torch.Tensor], chunk: Any, inference: bool) -> torch.Tensor:
+        with torch.inference_mode(inference), torch.no_grad():
+            return encode(chunk)
+
+    def close(self) -> None:
+        """Waits for the chunk that is being encoded, and forgets the others."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> "VisionThread":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
 class FeatureStream:
     """
     The visual tokens of one span, encoded when a window asks for them.
@@ -54,10 +106,16 @@ class FeatureStream:
     Args:
         chunks: pieces of the span in order, of any length, as `encode` takes them.
         encode: a chunk to its visual tokens, `[tokens, D]`.
+        thread: that encodes chunks before they are asked for; by default none.
     """
 
-    def __init__(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]):
-        self._chunks, self._encode = iter(chunks), encode
+    def __init__(
+        self,
+        chunks: Iterable,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        thread: "VisionThread | None" = None,
+    ):
+        self._features = map(encode, chunks) if thread is None else thread.features(chunks, encode)
         self._ready: list[torch.Tensor] = []
 
     @property
@@ -66,10 +124,10 @@ class FeatureStream:
 
     def _fill(self, count: int) -> None:
         while self._count < count:
-            chunk = next(self._chunks, None)
-            if chunk is None:
+            features = next(self._features, None)
+            if features is None:
                 return
-            self._ready.append(self._encode(chunk))
+            self._ready.append(features)
 
     def take(self, count: int) -> torch.Tensor:
         """The next `count` visual tokens, or as many as there are, `[<= count, D]`; None when there are none."""

@@ -46,7 +46,7 @@ from .tiny_parts import (
 )
 from .tiny_processes import beside, run_together
 from .tiny_record import write_record
-from .tiny_start import start_attention, start_beacons, start_embeddings
+from .tiny_start import start_attention, start_beacons
 from .tiny_words import FrameSpeller, SpelledTrainer
 
 FINISHED = "finished.json"
@@ -177,7 +177,6 @@ class Recipe:
         set_seed(self.seed)
         config = text_config(len(tokenizer), **self.settings["text"])
         model = Qwen2ForCausalLM(config)
-        start_embeddings(model, tokenizer, self.seed)
         start_attention(model, self.seed)
         model.save_pretrained(folder / "text")
         tower = CLIPVisionModel._from_config(vision_config(**self.settings["vision"]["tower"]))

@@ -12,18 +12,15 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 TURNING = 5  # of a head's pairs of dimensions, the fastest, in which keys tell their places
 HEIGHT = 5.0  # of a key's bias there: what keys of words add is small beside it
-SHARPNESS = 4.0  # of the heads that match
+SHARPNESS = 2.9  # of the heads that match
 QUIET = 0.1  # of usual: what untrained feed-forward layers write, which would else drown out the words
 QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
 # Of usual: what queries and keys of the first layer take from words. At its full height it moved heads off the place
 # that they look back to, and the step from a word to its option's letter was learned from some random starts only.
 FAINT = 0.1
-LOUD = 1.5  # what is noted of another token, beside a word of that length
-ALIKE = 0.8  # of a word's length: what its ways of writing share
 SHARP = 4  # of a head's pairs, the fastest: with them a head of the first layer looks at one place
 SCORE = 40.0  # of the token there, before the softmax
 LOOKS = (1, 2, 3, 2)  # how many tokens each head of the first layer looks back
@@ -79,7 +76,7 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.k_proj.weight.mul_(FAINT)
                 _look_back(attention, looks, config.rope_parameters["rope_theta"])
                 attention.v_proj.weight.copy_(torch.cat(seen))
-                attention.o_proj.weight.copy_(torch.cat(noted).T * LOUD * wordlike)
+                attention.o_proj.weight.copy_(torch.cat(noted).T * wordlike)
             elif number in FINDERS:
                 finders = list(zip(seen, FINDERS[number]))  # OWN is each head of keys' own view of the token
                 attention.k_proj.weight.copy_(_anywhere([[*noted, own][one.by] for own, one in finders]))
@@ -90,29 +87,6 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)
             else:
                 attention.o_proj.weight.mul_(QUIET_ATTENTION)
-
-
-def start_embeddings(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-    """
-    Has ways to write one word resemble each other, "The" and " the", as they come to in every large language model: an
-    answer that begins with one is then continued as the question went on behind the other. Of single letters, " A" is
-    what a card shows and "A" an option: they stay apart.
-
-    Args:
-        model: an untrained Qwen2; changed in place.
-        tokenizer: of the model.
-        seed: of what words have in common.
-    """
-    table = model.get_input_embeddings().weight
-    generator = torch.Generator().manual_seed(seed)
-    ways: dict[str, list[int]] = {}
-    for number in sorted(tokenizer.get_vocab().values()):
-        ways.setdefault(tokenizer.decode([number]).strip().lower(), []).append(number)
-    with torch.no_grad():
-        for word, written in ways.items():
-            if len(written) > 1 and len(word) > 1 and word.isalpha():
-                common = torch.randn(table.shape[1], generator=generator) * model.config.initializer_range
-                table[written] = ALIKE * common + (1 - ALIKE**2) ** 0.5 * table[written]
 
 
 def start_beacons(model: nn.Module, seed: int) -> None:
@@ -138,8 +112,8 @@ def start_beacons(model: nn.Module, seed: int) -> None:
 def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What each key head sees of a word, and where each head of the first layer writes what it saw; [d, D] each."""
     generator = torch.Generator().manual_seed(seed)
-    seen = _directions(hidden, heads // 2 * width, generator).split(width)
-    return list(seen), list(_directions(hidden, heads * width, generator).split(width))
+    seen = [_directions(hidden, width, generator) for _ in range(heads // 2)]
+    return seen, [_directions(hidden, width, generator) for _ in range(heads)]
 
 
 def _anywhere(subspaces: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from .checkpoints import check_checkpoint_name
 
 MODEL_VARIABLE = "VIDEOXL_MODEL"
+SMALL = 256  # width of a language model whose operations two cores share in more time than one takes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,14 +177,21 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def load_pipeline(model: str | None):
-    """The pipeline of a checkpoint; of the one that comes with videoxl where none is named."""
+    """
+    The pipeline of a checkpoint; of the one that comes with videoxl where none is named. For a small one on a CPU,
+    torch is set to compute each operation on one core: vision then works on another.
+    """
+    import torch
     from transformers import pipeline
 
     from videoxl import TASK, tiny_checkpoint
 
     if model:
         check_checkpoint_name("--model", model)
-    return pipeline(TASK, model=model or str(tiny_checkpoint()))
+    pipe = pipeline(TASK, model=model or str(tiny_checkpoint()))
+    if pipe.device.type == "cpu" and pipe.model.config.text_config.hidden_size <= SMALL:
+        torch.set_num_threads(1)
+    return pipe
 
 
 def _ask(arguments: argparse.Namespace) -> None:
