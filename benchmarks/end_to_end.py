@@ -4,7 +4,7 @@
 for films of 1,000 and of 10,000 frames. Each is read in two processes of its own, and a short film before it, so that
 first uses do not count:
 
-- `stages`: what stages take, in processor time of the thread that works, on which other work has the least influence.
+- `stages`, on one core: what stages take, in processor time of the thread that works, which other work touches least.
   Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line a + b x kept entries through
   the seconds of all full windows. For the line a window's seconds are the median over the readings (three of the
   longest film; of a shorter one as many as make as many frames), and its points medians of neighbouring windows, in 40
@@ -122,7 +122,9 @@ def warm_pipeline(warm_up: str, ratio: int):
 
 
 def measure_stages(path: str, warm_up: str, ratio: int, readings: int) -> dict:
-    """What the stages take of one film in this process."""
+    """What the stages take of one film in this process, on one core: there they work one after the other."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pipe, ask = warm_pipeline(warm_up, ratio)
     spans = Spans()
     watch(spans, pipe)

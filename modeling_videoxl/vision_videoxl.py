@@ -58,7 +58,7 @@ class VisionThread:
     as it should in small models, and leaves others idle; see `where_it_pays`.
     """
 
-    AHEAD = 2  # chunks that are encoded, or being so, before they are asked for
+    AHEAD = 2  # chunks that are encoded, or being so, before one is asked for
 
     def __init__(self):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="vision")
@@ -72,7 +72,7 @@ class VisionThread:
         return cls() if idle and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") else None
 
     def features(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each chunk's visual tokens, in order. Chunks are taken by who asks, one or two before their turn."""
+        """Each chunk's visual tokens, in order. Who asks takes the chunks, `AHEAD` before their turn."""
         waiting: deque[Future] = deque()
         for chunk in chunks:
             waiting.append(self._pool.submit(self._encoded, encode, chunk, torch.is_inference_mode_enabled()))

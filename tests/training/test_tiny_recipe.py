@@ -264,8 +264,8 @@ def test_the_projector_learns_to_send_what_words_send(finished):
         torch.testing.assert_close(speller.signs[sign] + speller.colours[place], wanted)
     parts = [name for name, weight in speller.named_parameters() if weight.requires_grad]
     assert parts and all(name.startswith("projector") for name in parts)
-    unknown = {"pixel_values": batch["pixel_values"], "sign": torch.full((8,), UNKNOWN)}
-    missed = [speller(**unknown, colour=torch.full((8,), number))["loss"].item() for number in (0, 1, UNKNOWN)]
+    shown = {name: batch[name] for name in ("pixel_values", "sign")}
+    missed = [speller(**shown, colour=torch.full((8,), number))["loss"].item() for number in (0, 1, UNKNOWN)]
     assert missed[0] != missed[1] and missed[2] < min(missed[:2])
 
 
