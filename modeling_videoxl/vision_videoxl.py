@@ -68,8 +68,11 @@ class VisionThread:
         """A new one, if the vision tower on `device` should have one now; else None."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         idle = device is not None and device.type == "cpu" and torch.get_num_threads() == 1 < cores
-        # what a thread computes belongs to no other thread's graph, nor is it cast as there
-        return cls() if idle and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") else None
+        # What a thread computes belongs to no other thread's graph, nor is it cast as there; and processes that gather
+        # weights from each other must do so in one order.
+        bound = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        bound = bound or (torch.distributed.is_available() and torch.distributed.is_initialized())
+        return cls() if idle and not bound else None
 
     def features(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
         """Each chunk's visual tokens, in order. Who asks takes the chunks, `AHEAD` before their turn."""
