@@ -252,6 +252,8 @@ def _assemble(arguments: argparse.Namespace) -> None:
 
     names = ("window", "ratios", "pool_stride", "feature_layer", "seed", "overwrite")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    check_checkpoint_name("TEXT_MODEL", arguments.text_model)
+    check_checkpoint_name("VISION_MODEL", arguments.vision_model)
     config = assemble(arguments.text_model, arguments.vision_model, arguments.dest, **given)
     print(
         f"Assembled in {arguments.dest}: {config.tokens_per_frame} visual tokens a frame, windows of "
