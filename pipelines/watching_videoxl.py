@@ -41,6 +41,7 @@ class _WatchedVideo:
 
     def __init__(self, video: Any, watched: Watched, bar: Any):
         self._video, self._watched, self._bar = video, watched, bar
+        self._drawn_from = time.perf_counter() + PATIENCE
 
     @property
     def metadata(self) -> Any:
@@ -69,7 +70,13 @@ class _WatchedVideo:
         return piece if make is None else make(piece)
 
     def show_kept(self, cache: Any) -> None:
-        """Writes behind the bar how many frames are read and how many entries the memory keeps."""
+        """
+        Writes behind the bar how many frames are read and how many entries the memory keeps.
+
+        Frames are encoded ahead of the windows, often to their end: so the bar is drawn anew by each window, too.
+        """
         read = getattr(self._video, "frames_read", None)
         told = {} if read is None else {"read": read}
-        self._bar.set_postfix({**told, "kept": cache.summary()["kept"]["total"]}, refresh=False)
+        now = time.perf_counter()
+        self._bar.set_postfix({**told, "kept": cache.summary()["kept"]["total"]}, refresh=now >= self._drawn_from)
+        self._drawn_from = max(self._drawn_from, now + RHYTHM)
