@@ -60,14 +60,14 @@ class Spans:
         return sum(row[4] for row in self.of(stage))
 
 
-def watch(spans: Spans, pipe) -> None:
-    """Notes when the pipeline's parts work."""
+def watch(spans: Spans, pipe, whole_windows: bool) -> None:
+    """Notes when the pipeline's parts work; of windows their halves of the layers, which may work side by side."""
     from videoxl.processing.video_backends_videoxl import PyAVReader
     from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
 
     read, resize = PyAVReader.frames, VideoXLVideoProcessor._resized
     inner = pipe.model.model
-    encode, forward = inner._encode, inner.language_model.forward
+    encode, name = inner._encode, "forward" if whole_windows else "_through"
     window = inner.config.text_config.beacon_window
 
     def frames(self, *args, **kwargs):
@@ -91,13 +91,14 @@ def watch(spans: Spans, pipe) -> None:
 
         return run
 
-    def of_pass(embeds, segment, cache, **_):
+    def of_pass(*args, **named):
+        segment, cache = (named["segment"], named["cache"]) if "cache" in named else args[1:3]
         return "windows" if segment.visual and segment.length == window else "rest", cache.physical_length
 
     PyAVReader.frames = frames
     VideoXLVideoProcessor._resized = timed(resize, lambda *_: ("read", 0))
     inner._encode = timed(encode, lambda kind, pixels: ("vision", len(pixels)))
-    inner.language_model.forward = timed(forward, of_pass)
+    setattr(inner.language_model, name, timed(getattr(inner.language_model, name), of_pass))
 
 
 def warm_pipeline(warm_up: str, ratio: int):
@@ -127,7 +128,7 @@ def measure_stages(path: str, warm_up: str, ratio: int, readings: int) -> dict:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pipe, ask = warm_pipeline(warm_up, ratio)
     spans = Spans()
-    watch(spans, pipe)
+    watch(spans, pipe, whole_windows=True)
     for _ in range(readings):
         told = ask(path)
     frames = told["memory"]["visual_tokens_seen"] // pipe.processor.tokens_per_frame
@@ -145,7 +146,7 @@ def measure_whole(path: str, warm_up: str, ratio: int) -> dict:
     """Memory and wall time of one film in this process, and when which stage worked."""
     pipe, ask = warm_pipeline(warm_up, ratio)
     spans = Spans()
-    watch(spans, pipe)
+    watch(spans, pipe, whole_windows=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, processor = time.perf_counter(), time.process_time()
     told = ask(path)

@@ -1,6 +1,7 @@
 """Video-XL without its head: from placeholders, features and a cache to hidden states."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.utils import logging
 
 from .cache_videoxl import VideoXLCache
-from .checkpointing_videoxl import Passes, RecomputedPasses, recomputed
+from .checkpointing_videoxl import OverlappedPasses, Passes, RecomputedPasses, recomputed
 from .configuration_videoxl import VideoXLConfig
 from .inputs_videoxl import VisualInputs, as_items, encoder_of, new_columns, real_device, sent, token_types
 from .loading_videoxl import OriginalLayoutMixin
@@ -19,6 +20,7 @@ from .plans_videoxl import RowPlan, group_rows, longest, seeded_draws
 from .prefill_videoxl import PrefillMixin
 from .schedule_videoxl import Fillers, Rounds, Schedule
 from .text_videoxl import VideoXLPreTrainedModel, VideoXLTextModel
+from .threads_videoxl import cores_are_idle
 from .vision_videoxl import FeatureStream, VideoXLProjector, patch_features, pool_patches
 from .windows_videoxl import IMAGE, VIDEO, RatioSetting, Segment, find_spans, plan_row
 
@@ -64,9 +66,15 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
     def _recomputes(self) -> bool:
         return self.checkpoint_windows and self.training and torch.is_grad_enabled()
 
-    def passes(self, cache: VideoXLCache) -> Passes:
-        """Passes of the language model over `cache`, computed again in the backward pass where that is wanted."""
-        return (RecomputedPasses if self._recomputes else Passes)(self.language_model, cache)
+    def passes(self, cache: VideoXLCache, windows: int = 1) -> Passes:
+        """
+        Passes of the language model over `cache`, computed again in the backward pass where that is wanted; of several
+        `windows`, two at a time where cores are idle.
+        """
+        if self._recomputes:
+            return RecomputedPasses(self.language_model, cache)
+        apart = windows > 1 and cores_are_idle(self.first_device)
+        return (OverlappedPasses if apart else Passes)(self.language_model, cache)
 
     def new_cache(self) -> VideoXLCache:
         """An empty cache for this model."""
@@ -218,7 +226,14 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
         plan = longest(plans, rows)
         if not torch.is_grad_enabled():
             cache.reserve(sum(segment.kept for segment in plan.segments))
-        passes = self.passes(cache)
+        windows = sum(segment.visual for segment in plan.segments)
+        with closing(self.passes(cache, windows)) as passes:
+            output = self._run_passes(passes, rows, plans, cache, embed, visuals, wanted, schedule, **kwargs)
+            passes.flush()
+        return output
+
+    def _run_passes(self, passes: Passes, rows, plans, cache, embed, visuals, wanted, schedule, **kwargs):
+        plan = longest(plans, rows)
         output = GroupOutput(rows)
         streams: list[list[FeatureStream]] = []
         for segment in plan.segments:
@@ -242,7 +257,6 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
                 schedule.fillers.tie(hidden)
             if needed:
                 output.add(columns, asked, hidden, states)
-        passes.flush()
         return output
 
     def _schedule(self, groups: list[list[int]], plans: list[RowPlan], visuals: VisualInputs, wanted) -> Schedule:

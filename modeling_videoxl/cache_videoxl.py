@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from .threads_videoxl import LayerThread
+
 GROWTH = 256  # entries by which a full buffer grows, so that decoding copies the memory once in that many tokens
 
 
@@ -198,9 +200,21 @@ class VideoXLCache(Cache):
     """
 
     def __init__(self, num_layers: int):
+        self.under_way: LayerThread | None = None  # that still works on the later layers
         super().__init__(layers=[VideoXLCacheLayer() for _ in range(num_layers)])
         self._logical_length = 0
         self._rows: list[_Row] = []
+
+    @property
+    def layers(self) -> list[VideoXLCacheLayer]:
+        """Every layer's entries; who asks waits for windows that are under way."""
+        if self.under_way is not None:
+            self.under_way.wait()
+        return self.layers_now
+
+    @layers.setter
+    def layers(self, layers: list[VideoXLCacheLayer]) -> None:
+        self.layers_now = layers  # of which later ones may be some windows behind
 
     # Lengths
 
@@ -211,7 +225,7 @@ class VideoXLCache(Cache):
     @property
     def physical_length(self) -> int:
         """Entries held per layer, left padding of a batch included."""
-        return self.layers[0].length
+        return self.layers_now[0].length
 
     @property
     def batch_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Training on long films in little memory: passes that are computed again in the backward pass."""
+"""Passes of the language model over a cache: one by one, two at a time, or computed again in the backward pass."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .cache_videoxl import VideoXLCache
+from .threads_videoxl import LayerThread
 from .windows_videoxl import Segment
 
 
@@ -27,6 +28,30 @@ class Passes:
 
     def flush(self) -> None:
         """Brings the cache up to date; to be called behind the last pass."""
+
+    def close(self) -> None:
+        """Ends what is still under way, also where a pass failed."""
+
+
+class OverlappedPasses(Passes):
+    """The same, two windows at a time: see [`LayerThread`]."""
+
+    def __init__(self, language_model: nn.Module, cache: VideoXLCache):
+        super().__init__(language_model, cache)
+        self._thread = cache.under_way = LayerThread()
+
+    def run(self, embeds: torch.Tensor, segment: Segment, hidden_needed: bool = True, **kwargs):
+        if not hidden_needed and segment.visual:
+            return super().run(embeds, segment, hidden_needed=False, later=self._thread, **kwargs)
+        self.flush()
+        return super().run(embeds, segment, hidden_needed=hidden_needed, **kwargs)
+
+    def flush(self) -> None:
+        self._thread.wait()
+
+    def close(self) -> None:
+        self._thread.close()
+        self._cache.under_way = None
 
 
 class RecomputedPasses(Passes):

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from .vision_videoxl import FeatureStream, VisionThread
+from .threads_videoxl import VisionThread, cores_are_idle
+from .vision_videoxl import FeatureStream
 from .windows_videoxl import IMAGE, TEXT, VIDEO, Items
 
 NAMES = {IMAGE: "image", VIDEO: "video"}
@@ -125,8 +126,8 @@ class VisualInputs:
     def stream(self, kind: int, item: int) -> FeatureStream:
         """The visual tokens of one item, encoded as they are asked for, or a little before."""
         chunks, encode = self._sources[kind][item]
-        if self._thread is None and encode is not _unchanged:
-            self._thread = VisionThread.where_it_pays(self._device)
+        if self._thread is None and encode is not _unchanged and cores_are_idle(self._device):
+            self._thread = VisionThread()
         return FeatureStream(chunks, encode, None if encode is _unchanged else self._thread)
 
     def close(self) -> None:

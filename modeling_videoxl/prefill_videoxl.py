@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from .cache_videoxl import VideoXLCache
+from .checkpointing_videoxl import Passes
 from .inputs_videoxl import as_items, encoder_of, is_streamed, real_device
-from .vision_videoxl import FeatureStream, VisionThread
+from .threads_videoxl import VisionThread, cores_are_idle
+from .vision_videoxl import FeatureStream
 from .windows_videoxl import VIDEO, Segment, Span, SpanPlanner, plan_row
 
 
@@ -50,10 +52,13 @@ class PrefillMixin:
             self.language_model(embeds, Segment(0, prefix_ids.shape[1]), cache, hidden_needed=False)
         source = chunks.split(self.config.vision_chunk_size) if is_streamed(chunks) else chunks
         closing = contextlib.closing(source) if hasattr(source, "close") else contextlib.nullcontext()
-        with closing, self._vision_thread(chunks) or contextlib.nullcontext() as thread:
+        apart = not self._is_live(chunks) and cores_are_idle(real_device(self.vision_tower.device))
+        with closing, VisionThread() if apart else contextlib.nullcontext() as thread:
             cache.reserve(self._entries_to_come(chunks, compression_ratio))
             stream = FeatureStream(self._pieces(source), self._piece_encoder(chunks), thread)
-            self._prefill_windows(stream, cache, compression_ratio, on_window or (lambda _: None))
+            with contextlib.closing(self.passes(cache, windows=2 if apart else 1)) as passes:
+                self._prefill_windows(stream, passes, cache, compression_ratio, on_window or (lambda _: None))
+                passes.flush()
         return cache
 
     def _pieces(self, chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -64,11 +69,11 @@ class PrefillMixin:
         device, size = real_device(self.vision_tower.device), self.config.vision_config.image_size
         return encoder_of(chunks, lambda piece: self._encode(VIDEO, piece), device, size)
 
-    def _vision_thread(self, chunks: Iterable[torch.Tensor]) -> VisionThread | None:
-        """None for what may be live: a frame that came is compressed before the next is waited for."""
+    @staticmethod
+    def _is_live(chunks: Iterable[torch.Tensor]) -> bool:
+        """Whether more may come as it happens: a frame that came is compressed before the next is waited for."""
         metadata = getattr(chunks, "metadata", None)
-        live = not is_streamed(chunks) or (metadata is not None and metadata.frames_indices is None)
-        return None if live else VisionThread.where_it_pays(real_device(self.vision_tower.device))
+        return not is_streamed(chunks) or (metadata is not None and metadata.frames_indices is None)
 
     def _entries_to_come(self, chunks: Iterable[torch.Tensor], compression_ratio) -> int:
         """
@@ -84,7 +89,9 @@ class PrefillMixin:
         segments, _ = plan_row(tokens, [span], setting, window, self.config.summarize_remainder)
         return sum(segment.kept for segment in segments)
 
-    def _prefill_windows(self, stream: FeatureStream, cache: VideoXLCache, compression_ratio, on_window) -> None:
+    def _prefill_windows(
+        self, stream: FeatureStream, passes: Passes, cache: VideoXLCache, compression_ratio, on_window
+    ) -> None:
         setting, window = self.ratio_setting(compression_ratio), self.config.text_config.beacon_window
         planner, lengths, last = SpanPlanner(self.config.summarize_remainder), [], False
         while not last:
@@ -96,7 +103,7 @@ class PrefillMixin:
             segment = planner.window(0, lengths[-1], setting.of_window(len(lengths) - 1, lengths), last)
             if segment.kept:
                 embeds = features[None].to(self.first_device, self.language_model.dtype)
-                self.language_model(embeds, segment, cache, hidden_needed=False)
+                passes.run(embeds, segment, hidden_needed=False)
             else:
                 cache.advance(segment.length, 0, True, True)
             on_window(cache)

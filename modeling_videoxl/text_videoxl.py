@@ -1,5 +1,7 @@
 """The language model of Video-XL: Qwen2 with projections of their own for VST rows, run pass by pass over a cache."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -17,6 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
 from .attention_videoxl import ROOM, StaticEntries, attend_split, beacon_mask, can_split, take_rows
 from .cache_videoxl import VideoXLCache, VideoXLCacheLayer
 from .configuration_videoxl import VideoXLConfig, VideoXLTextConfig
+from .threads_videoxl import LayerThread
 from .windows_videoxl import Segment
 
 ALL, BEACONS, NONE = "all", "beacons", "none"  # the rows of a pass whose output a layer computes
@@ -335,6 +338,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
         cache: VideoXLCache,
         hidden_needed: bool = True,
         output_hidden_states: bool = False,
+        later: LayerThread | None = None,
         **kwargs,
     ):
         """
@@ -347,6 +351,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
             hidden_needed: whether anybody asks for the pass's output. If not, the last layer makes keys and values
                 only, and the last but one computes VST rows only: nothing else of a window is ever used.
             output_hidden_states: collect the input of every layer, and the normed output.
+            later: takes the window, whose output nobody asks for, through the second half of the layers meanwhile.
 
         Returns:
             `tuple`: the normed output `[B, m, D]`, or None; and the hidden states, a tuple, or None.
@@ -356,23 +361,54 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
         embeddings = self.rotary_emb(hidden, positions)
         kept_embeddings = self.rotary_emb(hidden, positions[:, : segment.kept])  # compact: the pass's first positions
         masks = self._masks(hidden, segment, cache)
-        collected = ()
-        for index, layer in enumerate(self.layers):
-            if output_hidden_states:
-                collected += (self.without_beacons(hidden, segment),)
+        collected = [] if output_hidden_states else None
+        through = partial(
+            self._through,
+            segment=segment,
+            cache=cache,
+            hidden_needed=hidden_needed,
+            masks=masks,
+            collected=collected,
+            position_embeddings=embeddings,
+            kept_embeddings=kept_embeddings,
+            **kwargs,
+        )
+        first = (len(self.layers) - 1) // 2 if later is not None else 0  # the last layer has next to nothing to do
+        hidden = through(hidden, range(first or len(self.layers)))
+        cache.advance(segment.length, segment.kept, segment.visual, segment.ratio > 0)
+        if first:
+            later.take_on(partial(through, hidden, range(first, len(self.layers))))
+        if not hidden_needed:
+            return None, None
+        hidden = self.norm(self.without_beacons(hidden, segment))
+        return hidden, (*collected, hidden) if output_hidden_states else None
+
+    def _through(
+        self,
+        hidden: torch.Tensor,
+        layers: range,
+        segment: Segment,
+        cache: VideoXLCache,
+        hidden_needed: bool,
+        masks: dict,
+        collected: list[torch.Tensor] | None,
+        **kwargs,
+    ) -> torch.Tensor | None:
+        """Takes a pass through some of the layers, and has `cache` keep what is kept of it there."""
+        for index in layers:
+            if collected is not None:
+                collected.append(self.without_beacons(hidden, segment))
             wanted = ALL if hidden_needed else self._wanted(index, segment)
             if wanted == NONE and segment.beacons and hidden.shape[1] == segment.rows:
                 hidden = take_rows(hidden, segment.beacon_rows)
-            kept = cache.layers[index]
+            kept = cache.layers_now[index]
             in_place = wanted == ALL and not segment.ratio and not torch.is_grad_enabled() and not masks["split"]
-            hidden, keys, values = layer(
+            hidden, keys, values = self.layers[index](
                 hidden,
                 kept.keys,
                 kept.values,
                 segment=segment,
                 wanted=wanted,
-                position_embeddings=embeddings,
-                kept_embeddings=kept_embeddings,
                 attention_mask=masks[wanted],
                 split=masks["split"],
                 cache_layer=kept if in_place else None,
@@ -380,11 +416,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
             )
             if keys is not None and segment.kept:
                 kept.update(keys, values)
-        cache.advance(segment.length, segment.kept, segment.visual, segment.ratio > 0)
-        if not hidden_needed:
-            return None, None
-        hidden = self.norm(self.without_beacons(hidden, segment))
-        return hidden, (*collected, hidden) if output_hidden_states else None
+        return hidden
 
     def step(
         self,
@@ -437,7 +469,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
     def _masks(self, hidden: torch.Tensor, segment: Segment, cache: VideoXLCache) -> dict:
         implementation, rows, kept = self.config._attn_implementation, segment.rows, cache.physical_length
         padding = cache.padding_mask(rows, hidden.device)
-        past, heads = cache.layers[0].keys if kept else None, self.config.num_attention_heads
+        past, heads = cache.layers_now[0].keys if kept else None, self.config.num_attention_heads
         split = rows > 1 and not self.training and can_split(implementation, past, heads, padding is not None)
         masks = {"split": split, NONE: None, ALL: None, BEACONS: None}
         if not split:

@@ -1,10 +1,6 @@
 """From frames and image tiles to visual tokens, no more of them at a time than somebody asks for."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -12,6 +8,7 @@ from torch.nn import functional as F
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from .configuration_videoxl import VideoXLConfig
+from .threads_videoxl import VisionThread
 
 
 class VideoXLProjector(nn.Module):
@@ -47,57 +44,6 @@ def pool_patches(features: torch.Tensor, stride: int, mode: str) -> torch.Tensor
     grid = features.transpose(1, 2).reshape(frames, width, side, side)
     pooled = F.avg_pool2d(grid, stride) if mode == "average" else F.max_pool2d(grid, stride)
     return pooled.flatten(2).transpose(1, 2)
-
-
-class VisionThread:
-    """
-    Encodes chunks in a thread of its own while windows go through the language model; to be closed, or used in a
-    `with` statement.
-
-    A GPU works behind the program's back without it. On a CPU it pays where torch computes an operation on one core,
-    as it should in small models, and leaves others idle; see `where_it_pays`.
-    """
-
-    AHEAD = 2  # chunks that are encoded, or being so, before one is asked for
-
-    def __init__(self):
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="vision")
-
-    @classmethod
-    def where_it_pays(cls, device: torch.device | None) -> "VisionThread | None":
-        """A new one, if the vision tower on `device` should have one now; else None."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        idle = device is not None and device.type == "cpu" and torch.get_num_threads() == 1 < cores
-        # What a thread computes belongs to no other thread's graph, nor is it cast as there; and processes that gather
-        # weights from each other must do so in one order.
-        bound = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        bound = bound or (torch.distributed.is_available() and torch.distributed.is_initialized())
-        return cls() if idle and not bound else None
-
-    def features(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each chunk's visual tokens, in order. Who asks takes the chunks, `AHEAD` before their turn."""
-        waiting: deque[Future] = deque()
-        for chunk in chunks:
-            waiting.append(self._pool.submit(self._encoded, encode, chunk, torch.is_inference_mode_enabled()))
-            if len(waiting) > self.AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    @staticmethod
-    def _encoded(encode: Callable[[torch.Tensor], torch.Tensor], chunk: Any, inference: bool) -> torch.Tensor:
-        with torch.inference_mode(inference), torch.no_grad():
-            return encode(chunk)
-
-    def close(self) -> None:
-        """Waits for the chunk that is being encoded, and forgets the others."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> "VisionThread":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
 
 class FeatureStream:

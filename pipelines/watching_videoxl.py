@@ -78,5 +78,6 @@ class _WatchedVideo:
         read = getattr(self._video, "frames_read", None)
         told = {} if read is None else {"read": read}
         now = time.perf_counter()
-        self._bar.set_postfix({**told, "kept": cache.summary()["kept"]["total"]}, refresh=now >= self._drawn_from)
+        # Not by `summary`, which waits for windows that are under way.
+        self._bar.set_postfix({**told, "kept": cache.physical_length}, refresh=now >= self._drawn_from)
         self._drawn_from = max(self._drawn_from, now + RHYTHM)

@@ -1,4 +1,4 @@
-"""Vision in a thread of its own, ahead of the windows: the same answers, and no thread that stays behind."""
+"""Vision and later layers in threads of their own: the same answers, and no thread that stays behind."""
 
 import os
 import threading
@@ -27,12 +27,24 @@ def seen_in(small):
     return names
 
 
+@pytest.fixture
+def layers_in(small):
+    """By layer, the names of the threads that its passes were computed in."""
+    layers = small.model.model.language_model.layers
+    names = [[] for _ in layers]
+    for seen, layer in zip(names, layers):
+        layer.input_layernorm.register_forward_hook(
+            lambda *_, seen=seen: seen.append(threading.current_thread().name.split("_")[0])
+        )
+    return names
+
+
 def is_apart(name):
     return name.startswith("vision")
 
 
 def threads_left():
-    return [thread.name for thread in threading.enumerate() if is_apart(thread.name)]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("vision", "layers"))]
 
 
 def test_the_same_logits_from_another_thread(small, film, seen_in, one_core_an_operation):
@@ -131,3 +143,66 @@ def test_an_error_of_vision_comes_out_where_its_window_is(small, film, one_core_
     with pytest.raises(RuntimeError, match="out of something"):
         small.generate(ids, pixel_values_videos=[pixels])
     assert not threads_left()
+
+
+def assert_same_entries(ours, plain):
+    for layer, other in zip(ours.layers, plain.layers, strict=True):
+        assert torch.equal(layer.keys, other.keys) and torch.equal(layer.values, other.values)
+    assert ours.summary() == plain.summary()
+
+
+def test_two_windows_at_a_time_keep_what_one_by_one_keep(small, film, layers_in, one_core_an_operation):
+    ids, pixels = film
+    prefix, half = torch.tensor([ids[:9]]), (len(layers_in) - 1) // 2
+    ours = small.model.prefill_video(prefix, Film(pixels), 4)
+    assert 0 < half < len(layers_in) and not threads_left()
+    for index, names in enumerate(layers_in):
+        assert names == ["MainThread"] + 4 * ["layers" if index >= half else "MainThread"]
+        names.clear()
+    plain = small.model.prefill_video(prefix, iter([pixels]), 4)
+    assert all(set(names) == {"MainThread"} for names in layers_in)
+    assert_same_entries(ours, plain)
+
+
+def test_two_windows_at_a_time_of_ragged_rows_and_mixed_ratios(small, film, layers_in, one_core_an_operation):
+    ids, pixels = film
+    rows = [ids, small.text(len(ids) - 56) + [small.video] * 52 + small.text(4)]
+    given = {"pixel_values_videos": [pixels, pixels[:13]], "compression_ratio": 4}
+    ours = [small.generate(rows, **given)]
+    ours.append(small.generate(ids, pixel_values_videos=[pixels], compression_ratio=[2, 0, 16, 4]))
+    assert "layers" in layers_in[-1] and not threads_left()
+    torch.set_num_threads(2)
+    assert ours[0] == small.generate(rows, **given)
+    assert ours[1] == small.generate(ids, pixel_values_videos=[pixels], compression_ratio=[2, 0, 16, 4])
+
+
+def test_who_looks_at_the_memory_between_windows_sees_whole_ones(small, film, layers_in, one_core_an_operation):
+    ids, pixels = film
+    prefix, seen = torch.tensor([ids[:9]]), {True: [], False: []}
+    for apart, chunks in ((True, Film(pixels)), (False, iter([pixels]))):
+        small.model.prefill_video(
+            prefix, chunks, 8, on_window=lambda cache, apart=apart: seen[apart].append(cache.copy())
+        )
+    assert "layers" in layers_in[-1] and len(seen[True]) == 4
+    for ours, plain in zip(seen[True], seen[False], strict=True):
+        assert_same_entries(ours, plain)
+
+
+def test_an_error_of_a_later_layer_loses_nothing(small, film, one_core_an_operation):
+    ids, pixels = film
+    memory = small.model.prefill_video(torch.tensor([ids[:9]]), Film(pixels))
+    expected = small.generate([*ids, 5, 6, 7], past_key_values=memory.copy())
+    passes = []
+
+    def breaks(*_):
+        passes.append(threading.current_thread().name)
+        if len(passes) == 2:
+            raise RuntimeError("out of something")
+
+    hook = small.model.model.language_model.layers[-1].input_layernorm.register_forward_hook(breaks)
+    more = [*ids[9:157], *ids[157:]]
+    with pytest.raises(RuntimeError, match="out of something"):
+        small.generate([*ids[:157], *more], past_key_values=memory, pixel_values_videos=[pixels])
+    hook.remove()
+    assert passes[1].startswith("layers") and not threads_left()
+    assert small.generate([*ids, 5, 6, 7], past_key_values=memory) == expected
