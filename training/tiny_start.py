@@ -21,6 +21,7 @@ QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
 # Of usual: what queries and keys of the first layer take from words. At its full height it moved heads off the place
 # that they look back to, and the step from a word to its option's letter was learned from some random starts only.
 FAINT = 0.1
+UNSEEN = -12.0  # score of VSTs, before the softmax, with heads that are not to see them
 SHARP = 4  # of a head's pairs, the fastest: with them a head of the first layer looks at one place
 SCORE = 40.0  # of the token there, before the softmax
 LOOKS = (1, 2, 3, 2)  # how many tokens each head of the first layer looks back
@@ -35,17 +36,23 @@ class Finder(NamedTuple):
         by: what a token is found by.
         hands: what is handed on of a token that was found.
         asks: what its two heads of queries look for.
+        films: whether VSTs can be found by it, too.
     """
 
     by: int
     hands: int
     asks: tuple[int, int]
+    films: bool = True
 
 
 # An option's letter stands two tokens before its word, and so does an answer's last word before its letter. What a
-# question names is copied by the word before it: behind "letter" the answer goes on as the question did.
+# question names is copied by the word before it: behind "letter" the answer goes on as the question did, whatever
+# letters the film shows.
 OPTIONS = Finder(by=OWN, hands=3, asks=(3, 2))
-FINDERS = {1: (Finder(by=0, hands=OWN, asks=(OWN, 1)), OPTIONS), 2: (Finder(by=OWN, hands=1, asks=(1, 0)), OPTIONS)}
+FINDERS = {
+    1: (Finder(by=0, hands=OWN, asks=(OWN, 1), films=False), OPTIONS),
+    2: (Finder(by=OWN, hands=1, asks=(1, OWN)), OPTIONS),
+}
 
 
 def start_attention(model: nn.Module, seed: int) -> None:
@@ -83,6 +90,10 @@ def start_attention(model: nn.Module, seed: int) -> None:
                 asked = [[*noted, own][ask] for own, one in finders for ask in one.asks]
                 attention.q_proj.weight.copy_(_anywhere(asked))
                 attention.v_proj.weight.copy_(torch.cat([[*noted, own][one.hands] for own, one in finders]))
+                for place, one in enumerate(FINDERS[number][: len(seen)]):
+                    if not one.films:
+                        _last_pair(attention.k_proj.weight, place, width).zero_()
+                        _last_pair(attention.q_proj.bias, place, width, 2).fill_(HEIGHT)
                 words = torch.cat([seen[head // 2] for head in range(heads)])
                 attention.o_proj.weight.copy_(words.T * 2 * wordlike)
             else:
@@ -99,14 +110,26 @@ def start_beacons(model: nn.Module, seed: int) -> None:
     """
     text = model.config.text_config
     layers = model.model.language_model.layers
-    seen, noted = _subspaces(text.hidden_size, layers[0].self_attn.head_dim, text.num_attention_heads, seed)
+    width = layers[0].self_attn.head_dim
+    seen, noted = _subspaces(text.hidden_size, width, text.num_attention_heads, seed)
     saw = [noted[2 * head] for head in range(len(seen))]  # in the coordinates that queries ask in
     with torch.no_grad():
         layers[0].self_attn.beacon_k_proj.bias.zero_()
         for number in FINDERS:
             if number < len(layers):
-                layers[number].self_attn.beacon_k_proj.weight.copy_(_anywhere(saw))
-                layers[number].self_attn.beacon_v_proj.weight.copy_(torch.cat(saw))
+                attention = layers[number].self_attn
+                found = [own * one.films for own, one in zip(saw, FINDERS[number])]
+                attention.beacon_k_proj.weight.copy_(_anywhere(found))
+                attention.beacon_v_proj.weight.copy_(torch.cat(saw))
+                for place, one in enumerate(FINDERS[number][: len(saw)]):
+                    if not one.films:
+                        _last_pair(attention.beacon_k_proj.bias, place, width).fill_(UNSEEN * width**0.5 / HEIGHT)
+
+
+def _last_pair(states: torch.Tensor, place: int, width: int, count: int = 1) -> torch.Tensor:
+    """Of the `count` heads on the head of keys `place`, the first half of the slowest rotary pair; a view."""
+    heads = states.unflatten(0, (-1, 2, width // 2))[place * count : (place + 1) * count]
+    return heads[:, 0, -1]
 
 
 def _subspaces(hidden: int, width: int, heads: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -14,12 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
 from videoxl.modeling_videoxl.vision_videoxl import patch_features, pool_patches
+from videoxl.processing.processing_videoxl import VideoXLProcessor
 from videoxl.synthetic.needles import COLOURS
 
 from .collator import VideoXLCollator
-from .encoding import PIXELS
+from .encoding import NOTHING, PIXELS
 from .parts import train_only
 from .tiny_data import PLAIN, SIGNS, UNKNOWN, sign_words
+from .tiny_pairs import UnshownPairs, loss_without
 from .trainer import VideoXLTrainer
 
 NO_WORD = -1
@@ -90,7 +92,15 @@ class FrameSpeller(nn.Module):
 
 
 class SpelledCollator(VideoXLCollator):
-    """As its parent, for rows with `spelled`, a text for each frame; the batch has `films`, see `code`."""
+    """
+    As its parent, for rows with `spelled`, a text for each frame.
+
+    The batch has `films`, see `code`, and `unshown`, int64 [B, T]: of each label what [`UnshownPairs`] leaves out.
+    """
+
+    def __init__(self, processor: VideoXLProcessor, **kwargs: Any):
+        super().__init__(processor, **kwargs)
+        self.pairs = UnshownPairs(processor.tokenizer)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """See the parent."""
@@ -99,7 +109,8 @@ class SpelledCollator(VideoXLCollator):
         shown = [{**row, PIXELS: empty.expand(len(row["spelled"]), 3, size, size)} for row in rows]
         batch = super().__call__(shown)
         batch.pop(PIXELS)
-        return {**batch, "films": [self.code(row) for row in rows]}
+        unshown = torch.tensor([self.pairs.rows(row) for row in batch["labels"].tolist()])  # [B, T]
+        return {**batch, "unshown": unshown, "films": [self.code(row) for row in rows]}
 
     def code(self, row: Mapping[str, Any]) -> torch.Tensor:
         """The film as its trainer wants it: the ids of every frame's words, int64 [F, W]."""
@@ -107,13 +118,17 @@ class SpelledCollator(VideoXLCollator):
 
 
 class SpelledTrainer(VideoXLTrainer):
-    """Puts the words' embeddings, as they are in that step, in the place of the visual tokens."""
+    """
+    Puts the words' embeddings, as they are in that step, in the place of the visual tokens; pairs that are never shown
+    take no part in the loss.
+    """
 
     collator_class = SpelledCollator
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.data_collator = self.collator_class(kwargs["processing_class"], max_frames=kwargs["args"].max_frames)
+        self.compute_loss_func = self._loss
 
     def visual_tokens(self, model: VideoXLForCausalLM, film: torch.Tensor) -> torch.Tensor:
         """What stands for a film as the collator coded it, [F · M, D]."""
@@ -125,5 +140,16 @@ class SpelledTrainer(VideoXLTrainer):
         inputs = dict(inputs)
         whole = self.accelerator.unwrap_model(model)
         films = [self.visual_tokens(whole, film) for film in inputs.pop("films")]
+        unshown = inputs.pop("unshown")
         inputs["mm_encoder_outputs"] = {"video": films}
+        if model.training:
+            labelled = torch.stack([inputs["labels"], unshown])[:, :, 1:]  # [2, B, T - 1]
+            inputs["logits_to_keep"] = nn.functional.pad(labelled[0] != NOTHING, (0, 1))  # [B, T]
+            inputs["labels"] = labelled
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _loss(self, outputs, labelled: torch.Tensor, num_items_in_batch) -> torch.Tensor:
+        labels, unshown = labelled
+        asked = labels != NOTHING
+        left_out = self.data_collator.pairs.left_out.to(labels.device)[unshown[asked]]  # [labelled, vocabulary]
+        return loss_without(left_out, outputs.logits[0], labels[asked]) / num_items_in_batch

@@ -420,6 +420,8 @@ def test_vsts_start_by_being_found_by_what_they_saw(tmp_path):
     before = hits()
     start_beacons(model, seed=0)
     assert hits() > 70 > 55 > before, before  # by chance 40, with a standard deviation of 5.2
+    queries, keys = (told[name][0, -1].view(-1, 32)[0] for name in ("queries", "keys"))
+    assert float(queries @ keys) / 32**0.5 < -9  # the head that copies what a question names sees no film
 
 
 def test_another_shape_of_heads_is_refused():
