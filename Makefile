@@ -30,9 +30,11 @@ space: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.prefill
 
-# From nothing to .tiny/checkpoint; stopped, the same command goes on where it was.
+# From nothing to .tiny/checkpoint; stopped, the same command goes on where it was. What a step gave back of memory is kept
+# for the next one (glibc; others do not know the settings).
 train-tiny: $(READY)
-	$(BIN)/python -m videoxl.training.tiny_recipe --output .tiny
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=200000000 \
+		$(BIN)/python -m videoxl.training.tiny_recipe --output .tiny
 
 # The acceptance grids: 20 questions a cell, and 50 from 512 frames up; 4,096 are longer than any film of the training.
 eval-tiny: $(READY)

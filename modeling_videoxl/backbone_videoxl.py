@@ -73,7 +73,8 @@ class VideoXLModel(PrefillMixin, OriginalLayoutMixin, VideoXLPreTrainedModel):
         """
         if self._recomputes:
             return RecomputedPasses(self.language_model, cache)
-        apart = windows > 1 and cores_are_idle(self.first_device)
+        plain = self.config.text_config._attn_implementation in ("eager", "sdpa")  # others compile, in one thread
+        apart = windows > 1 and plain and cores_are_idle(self.first_device)
         return (OverlappedPasses if apart else Passes)(self.language_model, cache)
 
     def new_cache(self) -> VideoXLCache:

@@ -16,9 +16,9 @@ def cores_are_idle(device: torch.device | None) -> bool:
     """Whether what a model on `device` computes now may, and should, go on in threads of its own."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     idle = device is not None and device.type == "cpu" and torch.get_num_threads() == 1 < cores
-    # What a thread computes belongs to no other thread's graph, nor is it cast as there; and processes that gather
-    # weights from each other must do so in one order.
-    bound = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+    # What a thread computes belongs to no other thread's graph, nor is it cast or compiled as there; and processes
+    # that gather weights from each other must do so in one order.
+    bound = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     bound = bound or (torch.distributed.is_available() and torch.distributed.is_initialized())
     return idle and not bound
 
