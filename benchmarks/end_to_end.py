@@ -7,8 +7,9 @@ first uses do not count:
 - `stages`, on one core: what stages take, in processor time of the thread that works, which other work touches least.
   Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line a + b x kept entries through
   the seconds of all full windows. For the line a window's seconds are the median over the readings (three of the
-  longest film; of a shorter one as many as make as many frames), and its points medians of neighbouring windows, in 40
-  groups or somewhat more. a of the first and of the second half goes with the whole's b.
+  longest film; of a shorter one as many as make as many frames). Its points are means of 16 neighbouring windows,
+  which go with 9 chunks of 16 frames: on one core a window right behind a chunk takes longer than others, as the chunk
+  took its place in the caches. a of the first and of the second half goes with the whole's b.
 - `whole`, as users run it: peak resident size, and wall time beside half of all processor seconds and beside half of
   what the stages took. Draws which stage worked when.
 """
@@ -36,7 +37,7 @@ STAGES = ("read", "vision", "windows", "rest")  # the rest: passes over text, an
 COLOURS = {"read": "#4c78a8", "vision": "#f58518", "windows": "#54a24b", "rest": "#b279a2"}
 WARM_UP = 300  # frames, of two groups of pictures, so that two threads read
 SIZE = 160, 90
-GROUPS = 40  # of neighbouring windows
+CYCLE = 16  # windows of the small checkpoint, after which windows and chunks of frames begin together again
 READINGS = 3  # of the longest film
 
 
@@ -174,13 +175,21 @@ def fit(rows: Sequence[tuple], readings: int) -> dict:
     """
     kept, seconds = (np.array([row[at] for row in rows], float).reshape(readings, -1) for at in (5, 4))
     kept, seconds = kept[0], np.median(seconds, axis=0)  # [windows]
-    size = max(1, len(kept) // GROUPS)
+    size = CYCLE if len(kept) >= 4 * CYCLE else 1
     groups = [slice(at, at + size) for at in range(0, len(kept) - size + 1, size)]
-    x, y = (np.array([np.median(values[group]) for group in groups]) for values in (kept, seconds))
+    x, y = (np.array([values[group].mean() for group in groups]) for values in (kept, seconds))
     b, a = np.polyfit(x, y, 1)
     first, second = (float(half.mean()) for half in np.array_split(y - b * x, 2))
     r2 = 1 - ((y - a - b * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
-    return {"windows": len(kept), "a": a, "b": b, "r2": r2, "a_first_half": first, "a_second_half": second}
+    return {
+        "windows": len(kept),
+        "points": len(x),
+        "a": a,
+        "b": b,
+        "r2": r2,
+        "a_first_half": first,
+        "a_second_half": second,
+    }
 
 
 def compared(results: Sequence[dict]) -> dict:

@@ -21,7 +21,7 @@ QUIET_ATTENTION = 0.3  # of usual: the same of the other layers' attention
 # Of usual: what queries and keys of the first layer take from words. At its full height it moved heads off the place
 # that they look back to, and the step from a word to its option's letter was learned from some random starts only.
 FAINT = 0.1
-UNSEEN = -12.0  # score of VSTs, before the softmax, with heads that are not to see them
+UNSEEN = -12.0  # score of VSTs with heads that are not to see them, words aside, which make it -5.5 on the whole
 SHARP = 4  # of a head's pairs, the fastest: with them a head of the first layer looks at one place
 SCORE = 40.0  # of the token there, before the softmax
 LOOKS = (1, 2, 3, 2)  # how many tokens each head of the first layer looks back
