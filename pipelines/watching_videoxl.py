@@ -79,5 +79,7 @@ class _WatchedVideo:
         told = {} if read is None else {"read": read}
         now = time.perf_counter()
         # Not by `summary`, which waits for windows that are under way.
-        self._bar.set_postfix({**told, "kept": cache.physical_length}, refresh=now >= self._drawn_from)
-        self._drawn_from = max(self._drawn_from, now + RHYTHM)
+        due = now >= self._drawn_from
+        self._bar.set_postfix({**told, "kept": cache.physical_length}, refresh=due)
+        if due:
+            self._drawn_from = now + RHYTHM

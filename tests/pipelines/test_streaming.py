@@ -157,3 +157,22 @@ def test_a_bar_counts_the_frames(pipe, film, monkeypatch):
     pipe(video=film, question="Why?", do_sample_frames=False, max_new_tokens=2)
     assert "/40" in written.getvalue() and "frame" in written.getvalue()
     assert "kept" in written.getvalue() and "read" in written.getvalue()
+
+
+def test_a_bar_is_drawn_anew_in_its_rhythm_however_fast_windows_come(pipe, monkeypatch):
+    from videoxl.pipelines import watching_videoxl
+
+    clock, drawn = [0.0], []
+
+    class Bar:
+        def set_postfix(self, told, refresh):
+            drawn.extend([clock[0]] * refresh)
+
+    monkeypatch.setattr(watching_videoxl.time, "perf_counter", lambda: clock[0])
+    watched = watching_videoxl._WatchedVideo(torch.zeros(1), None, Bar())
+    cache = pipe.model.new_cache()
+    for step in range(400):  # a window every hundredth of a second, for four seconds
+        clock[0] = step / 100
+        watched.show_kept(cache)
+    assert drawn[0] == pytest.approx(watching_videoxl.PATIENCE)
+    assert 15 <= len(drawn) <= 21
