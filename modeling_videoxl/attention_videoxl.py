@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
-from transformers.models.qwen2.modeling_qwen2 import repeat_kv
 
 ROOM = 128  # entries behind what is kept that decoding over buffers of a fixed size fills before it takes new ones
 KEPT_AND_ROOM = slice(None, -ROOM), slice(-ROOM, None)
@@ -60,7 +59,7 @@ def _flash(
     batch, heads, rows, dim = query.shape
     groups, kernel = heads // keys.shape[1], torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     if causal or mask is not None:
-        repeated = repeat_kv(keys, groups), repeat_kv(values, groups)
+        repeated = (states.repeat_interleave(groups, dim=1) for states in (keys, values))
         return kernel(query, *repeated, 0.0, causal, attn_mask=mask, scale=scaling)
     # A group's query heads share their keys: as more rows of one head they need no repeated memory.
     folded = query.reshape(batch, -1, groups * rows, dim)  # [B, H_kv, G·q, d]

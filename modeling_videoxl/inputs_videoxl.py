@@ -94,7 +94,8 @@ class VisualInputs:
         encode: Callable[[int, torch.Tensor], torch.Tensor],
         device: torch.device | None = None,
     ):
-        self._device, self._thread = device, None
+        self._device = device
+        self._threads: list[VisionThread] = []  # one for each item: rows of a batch take their windows in turn
         self._chunk_tokens = {kind: tokens * chunk_size for kind, tokens in tokens_per_item.items()}
         self.lengths: dict[int, list[int]] = {}
         self._sources: dict[int, list[tuple]] = {}
@@ -126,14 +127,15 @@ class VisualInputs:
     def stream(self, kind: int, item: int) -> FeatureStream:
         """The visual tokens of one item, encoded as they are asked for, or a little before."""
         chunks, encode = self._sources[kind][item]
-        if self._thread is None and encode is not _unchanged and cores_are_idle(self._device):
-            self._thread = VisionThread()
-        return FeatureStream(chunks, encode, None if encode is _unchanged else self._thread)
+        if encode is _unchanged or not cores_are_idle(self._device):
+            return FeatureStream(chunks, encode)
+        self._threads.append(VisionThread())
+        return FeatureStream(chunks, encode, self._threads[-1])
 
     def close(self) -> None:
         """Ends what encodes and reads videos while the model works."""
-        if self._thread is not None:
-            self._thread.close()
+        for thread in self._threads:
+            thread.close()
         for chunks, _ in (source for sources in self._sources.values() for source in sources):
             if hasattr(chunks, "close"):
                 chunks.close()

@@ -1,5 +1,6 @@
 """The language model of Video-XL: Qwen2 with projections of their own for VST rows, run pass by pass over a cache."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -13,7 +14,6 @@ from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2RMSNorm,
     Qwen2RotaryEmbedding,
     eager_attention_forward,
-    rotate_half,
 )
 
 from .attention_videoxl import ROOM, StaticEntries, attend_split, beacon_mask, can_split, take_rows
@@ -26,9 +26,9 @@ ALL, BEACONS, NONE = "all", "beacons", "none"  # the rows of a pass whose output
 
 
 def rotate(states: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary embedding of `[B, H, q, d]` with cosines and sines of `[1 or B, q, d]`."""
-    cos, sin = (part.unsqueeze(1) for part in embeddings)
-    return added(states * cos, rotate_half(states) * sin)
+    """Rotary embedding of `[B, H, q, d]` with what `VideoXLRotaryEmbedding` gives, `[1 or B, 1, q, d]` each."""
+    cos, sin = embeddings
+    return added(states * cos, states.roll(states.shape[-1] // 2, -1) * sin)
 
 
 def added(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -60,12 +60,17 @@ class VideoXLAttention(nn.Module):
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)  # [B, H, q, d]
 
-    def project(self, name: str, hidden: torch.Tensor, segment: Segment) -> torch.Tensor:
-        """Queries, keys or values of every row, `[B, q, D]` to `[B, H, q, d]`."""
+    def project(self, name: str, hidden: torch.Tensor, beacons: Sequence[tuple[slice, torch.Tensor]]) -> torch.Tensor:
+        """
+        Queries, keys or values of every row, `[B, q, D]` to `[B, H, q, d]`.
+
+        Args:
+            beacons: rows of VSTs, and what of `hidden` they are.
+        """
         states = getattr(self, f"{name}_proj")(hidden)
         if name in self.config.beacon_param:
-            for rows in segment.beacon_rows:
-                states[:, rows] = getattr(self, f"beacon_{name}_proj")(hidden[:, rows])
+            for rows, own in beacons:
+                states[:, rows] = getattr(self, f"beacon_{name}_proj")(own)
         return self._heads(states)
 
     def project_beacons(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
@@ -94,13 +99,14 @@ class VideoXLAttention(nn.Module):
             The output of the wanted rows `[B, wanted, D]`, and the keys and values to keep, `[B, H_kv, kept, d]`, or
             None for both where they are in the cache already.
         """
-        keys, values = self.project("k", hidden, segment), self.project("v", hidden, segment)
+        beacons = [(rows, hidden[:, rows]) for rows in segment.beacon_rows]
+        keys, values = self.project("k", hidden, beacons), self.project("v", hidden, beacons)
         alone = wanted == BEACONS and attention_mask is not None  # without a mask VST rows go with all the others
         if alone:
             query = self.project_beacons("q", take_rows(hidden, segment.beacon_rows))
-            query = rotate(query, tuple(take_rows(part, segment.beacon_rows) for part in position_embeddings))
+            query = rotate(query, tuple(take_rows(part, segment.beacon_rows, dim=2) for part in position_embeddings))
         else:
-            query = rotate(self.project("q", hidden, segment), position_embeddings)
+            query = rotate(self.project("q", hidden, beacons), position_embeddings)
         rotated = rotate(keys, position_embeddings)  # [B, H_kv, q, d]
         if segment.beacons:
             kept = (
@@ -192,8 +198,8 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
             past_keys, past_values: what is kept, keys rotated, `[B, H_kv, entries, d]`.
             segment: the pass: where VSTs stand, what is kept of it.
             wanted: rows whose output is used by anything: `ALL`, `BEACONS`, or `NONE` (keys and values only).
-            position_embeddings: cosines and sines of the rows' positions, `[1 or B, q, d]`.
-            kept_embeddings: the same at the compact positions of what is kept, `[1 or B, kept, d]`.
+            position_embeddings: of the rows' positions, see `VideoXLRotaryEmbedding`, `[1 or B, 1, q, d]` each.
+            kept_embeddings: the same at the compact positions of what is kept, `[1 or B, 1, kept, d]` each.
             attention_mask: of the wanted rows, as the attention implementation takes it.
             split: attend by `attend_split`; a mask is then that of VST rows over the pass alone.
             cache_layer: where keys and values are written at once, when no gradient is wanted and all are kept.
@@ -227,7 +233,7 @@ class VideoXLDecoderLayer(GradientCheckpointingLayer):
         if segment.beacons:
             keys, values = (self.self_attn.project_beacons(name, normed) for name in "kv")
         else:
-            keys, values = (self.self_attn.project(name, normed, segment) for name in "kv")
+            keys, values = (self.self_attn.project(name, normed, ()) for name in "kv")
         return rotate(keys, kept_embeddings), values
 
 
@@ -269,6 +275,15 @@ class VideoXLPreTrainedModel(PreTrainedModel):
 class VideoXLRotaryEmbedding(Qwen2RotaryEmbedding):
     """Qwen2's, whose frequencies stay float32 under `model.to(bfloat16)`: rounded to 8 bits they would be off by whole
     turns after a few hundred positions."""
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Positions `[1 or B, q]` to cosines and sines as `rotate` wants them, `[1 or B, 1, q, d]`: for all heads, and
+        sines with the sign that the halves of a head take when they change places. Made once for all layers.
+        """
+        cos, sin = super().forward(hidden, positions)  # [1 or B, q, d]
+        first, second = sin.chunk(2, -1)
+        return cos.unsqueeze(1), torch.cat((-first, second), -1).unsqueeze(1)
 
     def _apply(self, fn, recurse=True):
         exact = {name: buffer for name, buffer in self.named_buffers() if buffer.device.type != "meta"}
@@ -359,7 +374,7 @@ class VideoXLTextModel(VideoXLPreTrainedModel):
         hidden = self.interleave(inputs_embeds, segment)
         positions = cache.positions(segment.rows, hidden.device)
         embeddings = self.rotary_emb(hidden, positions)
-        kept_embeddings = self.rotary_emb(hidden, positions[:, : segment.kept])  # compact: the pass's first positions
+        kept_embeddings = tuple(part[:, :, : segment.kept] for part in embeddings)  # compact: the first positions
         masks = self._masks(hidden, segment, cache)
         collected = [] if output_hidden_states else None
         through = partial(

@@ -3,13 +3,19 @@
 A GPU works behind the program's back without them, and so do the cores that torch shares an operation among.
 """
 
+import contextlib
 import os
+import queue
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+
+STEPS_BACK = 3  # of the 20 behind the usual priority
 
 
 def cores_are_idle(device: torch.device | None) -> bool:
@@ -21,6 +27,19 @@ def cores_are_idle(device: torch.device | None) -> bool:
     bound = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     bound = bound or (torch.distributed.is_available() and torch.distributed.is_initialized())
     return idle and not bound
+
+
+def _step_back() -> None:
+    """
+    Has the calling thread, and those that it starts, let others go first where cores are few.
+
+    Windows wait for each other, and what is done ahead of them does not: were all given the same, frames would be
+    encoded as far ahead as they may, and the windows then be left alone on one core.
+    """
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + STEPS_BACK)
 
 
 class _Thread:
@@ -49,22 +68,38 @@ class _Thread:
 
 
 class VisionThread(_Thread):
-    """Encodes chunks while windows go through the language model."""
+    """Takes and encodes chunks while windows go through the language model."""
 
-    AHEAD = 2  # chunks that are encoded, or being so, before one is asked for
+    AHEAD = 3  # chunks that are encoded, or being so, before one is asked for
 
     def __init__(self):
         super().__init__("vision")
+        self._room = threading.Semaphore(self.AHEAD)
+        self._stopped = False
 
     def features(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each chunk's visual tokens, in order. Who asks takes the chunks, `AHEAD` before their turn."""
-        waiting: deque[Future] = deque()
+        """Each chunk's visual tokens, in order; what taking or encoding one raised comes behind those before it."""
+        ready: queue.SimpleQueue = queue.SimpleQueue()
+        work = self._start(self._encode_all, chunks, encode, ready)
+        work.add_done_callback(ready.put)
+        while (features := ready.get()) is not work:
+            self._room.release()
+            yield features
+        work.result()
+
+    def _encode_all(self, chunks: Iterable, encode: Callable, ready: queue.SimpleQueue) -> None:
+        _step_back()
         for chunk in chunks:
-            waiting.append(self._start(encode, chunk))
-            if len(waiting) > self.AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            self._room.acquire()
+            if self._stopped:
+                return
+            ready.put(encode(chunk))
+
+    def close(self) -> None:
+        """Waits for the chunk that is being taken or encoded, and forgets the rest."""
+        self._stopped = True
+        self._room.release()
+        super().close()
 
 
 class LayerThread(_Thread):

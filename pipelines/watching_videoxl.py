@@ -19,7 +19,7 @@ class Watched:
         read: seconds that opening took.
 
     Attributes:
-        read: seconds that the model waited for frames.
+        read: seconds that the model, or the thread that encodes frames for it, waited for frames.
         compressed: seconds that it worked on them; the caller's to add to.
     """
 

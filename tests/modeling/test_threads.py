@@ -1,12 +1,14 @@
 """Vision and later layers in threads of their own: the same answers, and no thread that stays behind."""
 
 import os
+import sys
 import threading
 
 import pytest
 import torch
 
 from videoxl.modeling_videoxl.checkpointing_videoxl import OverlappedPasses
+from videoxl.modeling_videoxl.threads_videoxl import VisionThread
 
 
 @pytest.fixture
@@ -135,6 +137,40 @@ def test_a_film_that_breaks_off_ends_the_thread(small, seen_in, one_core_an_oper
     with pytest.raises(OSError, match="the disc is gone"):
         small.model.prefill_video(torch.tensor([[1, 2]]), film)
     assert film.closed and all(map(is_apart, seen_in)) and not threads_left()
+
+
+def test_what_came_before_an_error_is_handed_out_and_nobody_runs_far_ahead():
+    asked, priorities = [], []
+
+    def chunks():
+        for number in range(50):
+            asked.append(number)
+            if number == 9:
+                raise OSError("the disc is gone")
+            yield torch.tensor([number])
+
+    def encode(chunk):
+        if sys.platform == "linux":
+            priorities.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return chunk + 100
+
+    taken = []
+    with VisionThread() as thread, pytest.raises(OSError, match="the disc is gone"):
+        for features in thread.features(chunks(), encode):
+            # Encoded ahead, asked for behind that, and the one that is looked at.
+            assert len(asked) <= len(taken) + VisionThread.AHEAD + 2
+            taken.append(int(features))
+    assert taken == [*range(100, 109)] and not threads_left()
+    if sys.platform == "linux":  # the windows' thread goes before it
+        assert all(priority > os.getpriority(os.PRIO_PROCESS, 0) for priority in priorities)
+
+
+def test_who_stops_listening_ends_the_thread():
+    asked = []
+    with VisionThread() as thread:
+        chunks = (asked.append(number) or torch.tensor([number]) for number in range(1000))
+        assert int(next(thread.features(chunks, torch.neg))) == 0
+    assert len(asked) <= VisionThread.AHEAD + 3 and not threads_left()
 
 
 def test_an_error_of_vision_comes_out_where_its_window_is(small, film, one_core_an_operation):
