@@ -33,10 +33,13 @@ def equalize_passes(model: nn.Module) -> None:
             module.agree_on_rounds = longest_rounds
 
 
-def gathers_weights(accelerator: Accelerator) -> bool:
-    """Whether layers' weights lie spread over processes, which gather them whenever a layer runs."""
+def must_keep_step(accelerator: Accelerator) -> bool:
+    """
+    Whether processes wait for each other pass by pass: where layers' weights lie spread over them and are gathered
+    whenever a layer runs, and under DeepSpeed in any case, which sums gradients up in the order in which they come.
+    """
     if accelerator.num_processes == 1:
         return False
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return accelerator.state.deepspeed_plugin.zero_stage == 3
+        return accelerator.state.deepspeed_plugin.zero_stage > 0
     return accelerator.distributed_type == DistributedType.FSDP

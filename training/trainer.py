@@ -13,7 +13,7 @@ from .arguments import VideoXLTrainingArguments
 from .callbacks import CurriculumSteps, RunLog
 from .collator import VideoXLCollator
 from .curriculum import Curriculum
-from .distributed import equalize_passes, gathers_weights
+from .distributed import equalize_passes, must_keep_step
 from .encoding import NOTHING
 from .sampling import Lessons, TicketSampler
 
@@ -56,7 +56,7 @@ class VideoXLTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if gathers_weights(self.accelerator):
+        if must_keep_step(self.accelerator):
             equalize_passes(self.model)
         self.curriculum = Curriculum(args.curriculum)
         self.tickets: TicketSampler | None = None
