@@ -1,7 +1,7 @@
 """From a file to the first word of an answer: what stages take, how they overlap, and by what memory grows.
 
 ``python -m benchmarks.end_to_end`` from the repository's root, with the small checkpoint that comes with the package,
-for films of 1,000 and of 10,000 frames. Each is read in two processes of its own, and a short film before it, so that
+for films of 1,000 and of 10,000 frames. Each is read in processes of its own, and a short film before it, so that
 first uses do not count:
 
 - `stages`, on one core: what stages take, in processor time of the thread that works, which other work touches least.
@@ -10,8 +10,9 @@ first uses do not count:
   longest film; of a shorter one as many as make as many frames). Its points are means of 16 neighbouring windows,
   which go with 9 chunks of 16 frames: on one core a window right behind a chunk takes longer than others, as the chunk
   took its place in the caches. a of the first and of the second half goes with the whole's b.
-- `whole`, as users run it: peak resident size, and wall time beside half of all processor seconds and beside half of
-  what the stages took. Draws which stage worked when.
+- `whole`, as users run it, in several processes one after the other, of which that with the middle wall time for its
+  processor seconds is told, and the others' quotients with it: peak resident size, and wall time beside half of all
+  processor seconds and beside half of what the stages took. Draws which stage worked when.
 """
 
 import argparse
@@ -39,6 +40,7 @@ WARM_UP = 300  # frames, of two groups of pictures, so that two threads read
 SIZE = 160, 90
 CYCLE = 16  # windows of the small checkpoint, after which windows and chunks of frames begin together again
 READINGS = 3  # of the longest film
+WHOLE = 5  # processes that read a film as users do
 
 
 @dataclass
@@ -238,9 +240,11 @@ def in_child(*arguments) -> dict:
 
 
 def measure(path: Path, warm_up: Path, ratio: int, readings: int) -> dict:
-    """Both ways of one film, each in a process of its own."""
+    """Both ways of one film, each in processes of its own."""
     common = ("--one", path, "--warm-up", warm_up, "--ratio", ratio)
-    result = {**in_child(*common), **in_child(*common, "--readings", readings)}
+    wholes = sorted((in_child(*common) for _ in range(WHOLE)), key=lambda whole: whole["wall_of_half_processor"])
+    every = [whole["wall_of_half_processor"] for whole in wholes]
+    result = {**wholes[WHOLE // 2], "wall_of_half_processor_all": every, **in_child(*common, "--readings", readings)}
     return {**result, "wall_of_half_stages": result["wall"] / (sum(result["stages"].values()) / 2)}
 
 
