@@ -40,7 +40,7 @@ WARM_UP = 300  # frames, of two groups of pictures, so that two threads read
 SIZE = 160, 90
 CYCLE = 16  # windows of the small checkpoint, after which windows and chunks of frames begin together again
 READINGS = 3  # of the longest film
-WHOLE = 5  # processes that read a film as users do
+WHOLE = 3  # processes that read a film as users do
 
 
 @dataclass

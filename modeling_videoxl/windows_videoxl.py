@@ -6,7 +6,6 @@ positions alone, so that no pass waits for the device.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -56,7 +55,7 @@ class Segment:
         """K/V entries that stay after the pass."""
         return self.beacons if self.ratio else self.length
 
-    @cached_property
+    @property
     def beacon_rows(self) -> tuple[slice, ...]:
         """Where the VSTs stand among the pass's rows: every (r + 1)-th from row r - c on, and the closing one."""
         step = self.ratio + 1
