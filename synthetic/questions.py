@@ -216,7 +216,7 @@ def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
     for place, needle in _unique(plan):
         third = third_of(place, plan.frames)
         if third is not None:
-            answer = _start(f"{needle.name} was in the {third} third")
+            answer = _start(f"{needle.name} in the {third} third")
             rest = [_third(other) for other in THIRDS if other != third]
             made.append(_ask(rng, "time", "part", answer, _third(third), rest, name=needle.name))
         if plan.frames >= 10:
@@ -228,7 +228,8 @@ def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
             others = [value for n, value in enumerate(picked) if n == 0 or value - picked[n - 1] >= 20]
             others = [f"{value} per cent" for value in rng.permutation(others)[:3]]
             option = f"{near} per cent"
-            answer = _start(f"{needle.name} was at about {option}")
+            # So short that from where the option's letter is due a small model's heads reach the digits.
+            answer = _start(f"{needle.name} was at {near}%").removesuffix(".")
             made.append(_ask(rng, "time", "when", answer, option, others, per_cent=share, name=needle.name))
     return made
 
