@@ -6,10 +6,11 @@ first uses do not count:
 
 - `stages`, on one core: what stages take, in processor time of the thread that works, which other work touches least.
   Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line a + b x kept entries through
-  the seconds of all full windows. For the line a window's seconds are the median over the readings (three of the
-  longest film; of a shorter one as many as make as many frames). Its points are means of 16 neighbouring windows,
-  which go with 9 chunks of 16 frames: on one core a window right behind a chunk takes longer than others, as the chunk
-  took its place in the caches. a of the first and of the second half goes with the whole's b.
+  the seconds of all full windows. For the line a window's seconds are the least of the readings (three of the longest
+  film; of a shorter one as many as make as many frames): what else a machine does only ever adds to them. Its points
+  are means of 16 neighbouring windows, which go with 9 chunks of 16 frames: on one core a window right behind a chunk
+  takes longer than others, as the chunk took its place in the caches. a of the first and of the second half goes with
+  the whole's b.
 - `whole`, as users run it, in several processes one after the other, of which that with the middle wall time for its
   processor seconds is told, and the others' quotients with it: peak resident size, and wall time beside half of all
   processor seconds and beside half of what the stages took. Draws which stage worked when.
@@ -176,7 +177,7 @@ def fit(rows: Sequence[tuple], readings: int) -> dict:
         rows: of `Spans`, the full windows of all readings, reading by reading.
     """
     kept, seconds = (np.array([row[at] for row in rows], float).reshape(readings, -1) for at in (5, 4))
-    kept, seconds = kept[0], np.median(seconds, axis=0)  # [windows]
+    kept, seconds = kept[0], seconds.min(axis=0)  # [windows]
     size = CYCLE if len(kept) >= 4 * CYCLE else 1
     groups = [slice(at, at + size) for at in range(0, len(kept) - size + 1, size)]
     x, y = (np.array([values[group].mean() for group in groups]) for values in (kept, seconds))
