@@ -181,6 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    if not Path(arguments.model).is_dir():
+        parser.error(f"--model {arguments.model}: there is no such folder; give one of a small checkpoint")
+    if arguments.output.is_file():
+        parser.error(f"--output {arguments.output} is a file: give a folder")
     try:
         checkpoint = TimeCourse(arguments.model, arguments.output, arguments.steps, arguments.seed).run()
     except KeyboardInterrupt:

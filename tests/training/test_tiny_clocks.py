@@ -158,6 +158,18 @@ def test_stopped_it_says_so(tmp_path, monkeypatch, capsys):
     assert "goes on" in capsys.readouterr().err
 
 
+def test_folders_that_cannot_be_are_named_and_nothing_is_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for given in (
+        ["--model", str(tmp_path / "nowhere"), "--output", str(tmp_path / "new")],
+        ["--output", str(tmp_path / "file")],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(given)
+        assert ended.value.code == 2 and given[1] in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_line_is_the_least_squares_one():
     torch.manual_seed(0)
     rows, weights = torch.randn(40, 3), torch.rand(40)
