@@ -58,12 +58,13 @@ class Question:
     def is_right(self, reply: str, multiple_choice: bool) -> bool:
         """
         Whether `reply` answers the question: with options it must name the right one, see `named_option`; else say
-        the answer's words, case and punctuation aside, or a number of per cent that is at most 10 off.
+        the answer's words, case and punctuation aside, or a number of per cent that is at most 10 off: the first that
+        is called so, or the last one.
         """
         if multiple_choice:
             return self.named_option(reply) == self.correct
         if self.per_cent is not None:
-            said = re.findall(r"\d+(?=\s*(?:per cent|%))", reply) or re.findall(r"\d+", reply)
+            said = re.findall(r"\d+(?=\s*(?:per cent|%))", reply) or re.findall(r"\d+", reply)[-1:]
             return bool(said) and abs(int(said[0]) - self.per_cent) <= TOLERANCE
         return _words(reply) == _words(self.answer)
 
@@ -174,7 +175,8 @@ def _ordering(rng: np.random.Generator, plan: Plan) -> list[Question]:
             which = str(rng.choice(["first", "last"]))
             asked = in_order[0 if which == "first" else -1]
             rest = [needle.value for _, needle in chosen if needle is not asked]
-            made.append(_ask(rng, "ordering", which, _start(asked.name), asked.value, rest, names=listed))
+            answer = f"The {which}: {asked.value}."
+            made.append(_ask(rng, "ordering", which, answer, asked.value, rest, names=listed))
             if count == 3:
                 made.append(_put_in_order(rng, names, in_order))
     return made
@@ -184,7 +186,8 @@ def _put_in_order(rng: np.random.Generator, names: list[str], in_order: list[Nee
     orders = [", ".join(in_order[place].value for place in rng.permutation(3)) for _ in range(24)]
     right = ", ".join(needle.value for needle in in_order)
     others = list(dict.fromkeys(order for order in orders if order != right))[:3]
-    answer = _start(", ".join(needle.name for needle in in_order))
+    first, middle, last = (needle.value for needle in in_order)
+    answer = f"The first: {first}, middle: {middle}, last: {last}."
     return _ask(rng, "ordering", "order", answer, right, others, names=", ".join(names))
 
 
@@ -194,7 +197,7 @@ def _counting(rng: np.random.Generator, plan: Plan) -> list[Question]:
         count = len(plan.times(kind, value))
         others = _some(rng, [str(n) for n in range(1, 7)], 3, [str(count)])
         name = _name(kind, value)
-        answer = _start(f"{name} was shown {_times(count)}")
+        answer = _start(f"{name}: {count}")
         made.append((count, _ask(rng, "counting", "often", answer, str(count), others, name=name)))
     for kind in CARDS:
         count = len(plan.of_kind(kind))
@@ -205,10 +208,6 @@ def _counting(rng: np.random.Generator, plan: Plan) -> list[Question]:
     # Most values are shown once: of those questions one is enough beside the others.
     once = [question for count, question in made if count == 1]
     return [question for count, question in made if count > 1] + once[:1]
-
-
-def _times(count: int) -> str:
-    return f"{count} time" if count == 1 else f"{count} times"
 
 
 def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
@@ -229,7 +228,7 @@ def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
             others = [f"{value} per cent" for value in rng.permutation(others)[:3]]
             option = f"{near} per cent"
             # So short that from where the option's letter is due a small model's heads reach the digits.
-            answer = _start(f"{needle.name} was at {near}%").removesuffix(".")
+            answer = _start(f"{needle.name} was at {near}").removesuffix(".")
             made.append(_ask(rng, "time", "when", answer, option, others, per_cent=share, name=needle.name))
     return made
 

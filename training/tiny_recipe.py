@@ -4,7 +4,8 @@ Stages follow each other as configs/tiny.yaml lists them: a tokenizer, an untrai
 tower, assembled to a Video-XL; its language model and VSTs on films spelled in words, and beside that, in a process of
 its own, the vision tower on single frames; the projector between the two; then the language model and its VSTs again,
 on films put together from frames that the tower has seen. Models of this size gain little from a second core: so the
-stages behind the vision tower's run in several processes, each on its share of every batch.
+stages behind the vision tower's run in several processes, each on its share of every batch. At the end the model is
+widened, and what finds times, orders and numbers is set in closed form.
 
 A stage that is finished is not run again, and one that was stopped goes on from its last checkpoint. Settings of
 stages that have not begun may be changed.
@@ -32,7 +33,8 @@ from videoxl.synthetic.tasks import sentences
 
 from .assembly import assemble
 from .run import CONFIGS, last_checkpoint, read_config, run_training
-from .tiny_album import AlbumFrames, AlbumTrainer
+from .tiny_album import AlbumFrames, AlbumTrainer, encode_album
+from .tiny_circuits import Circuits, shown_by
 from .tiny_data import SingleFrames, TaskRows
 from .tiny_parts import (
     CHAT_WORDS,
@@ -52,6 +54,7 @@ from .tiny_words import FrameSpeller, SpelledTrainer
 FINISHED = "finished.json"
 RECIPE = "recipe.json"
 SPEAKING = ["language_model", "beacons", "lm_head"]
+CIRCUITS = "circuits"  # the stage before the last, which a recipe may leave out
 SETTINGS = ("tokenizer_films", "text", "assembly", "trainer", "vision", "spelled", "seeing", "album")
 
 
@@ -92,6 +95,9 @@ class Recipe:
         for name, kind, number, stage in _film_stages(settings):
             self._stages[name] = partial(runs[kind], stage=stage, before=before, number=number, kind=kind)
             self._trained.append(before := name)
+        if CIRCUITS in settings:
+            self._stages[CIRCUITS] = partial(self._set_circuits, before=before)
+            before = CIRCUITS
         self._stages["checkpoint"] = partial(self._finish, before=before)
 
     def run(self) -> Path:
@@ -117,6 +123,8 @@ class Recipe:
             if kind != "spelled":
                 shares = [count for count in range(1, self.processes + 1) if stage["batch_size"] % count == 0]
                 self._apart(name, max(shares))
+        if CIRCUITS in self._stages:
+            self._apart(CIRCUITS, 1)
         self.stage("checkpoint")
         return self.output / "checkpoint"
 
@@ -271,6 +279,15 @@ class Recipe:
         trainer.save_model(str(folder / "model"))
         return {"log": trainer.state.log_history}
 
+    def _set_circuits(self, folder: Path, before: str) -> None:
+        start = self.output / before / "model"
+        model = AutoModelForCausalLM.from_pretrained(start, attn_implementation=PLAIN_ATTENTION)
+        processor = AutoProcessor.from_pretrained(start)
+        frames = AlbumFrames(**self.settings[CIRCUITS]["album"], seed=self.seed * 100)
+        circuits = Circuits(model, processor, encode_album(model, frames), *shown_by(frames.shown))
+        circuits.set().save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+
     def _finish(self, folder: Path, before: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(self.output / before / "model")
         model.save_pretrained(folder)
@@ -293,6 +310,7 @@ def _told_apart(settings: dict[str, Any]) -> list[tuple[str, Any]]:
         ("assembled", settings["assembly"]),
         ("vision", (vision, trainer)),
         *((name, (stage, trainer)) for name, _, _, stage in _film_stages(settings)),
+        (CIRCUITS, settings.get(CIRCUITS)),
         ("checkpoint", None),
     ]
 

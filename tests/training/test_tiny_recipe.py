@@ -52,6 +52,7 @@ def settings():
     settings = read_config("tiny")
     settings["tokenizer_films"] = 30
     settings["text"] = {"hidden": 64, "layers": 2}
+    del settings["circuits"]  # which are for the whole model
     settings["vision"] |= {"steps": STEPS, "batch_size": 8, "tower": {"hidden": 32, "layers": 1}}
     settings["trainer"] |= {"logging_steps": 1, "save_steps": 2, "dataloader_num_workers": 0}
     short = {"steps": STEPS, "batch_size": 2, "questions": 2}
