@@ -32,13 +32,15 @@ def varied(
     settings: dict[str, Any], share: float, ratios: Sequence[int] | None = None, pool_stride: int | None = None
 ) -> dict[str, Any]:
     """
-    The recipe's settings with `share` of the steps behind the vision tower, and with other compression.
+    The recipe's settings with `share` of the steps behind the vision tower, and with other compression; without what is
+    set and not learned.
 
     Args:
         ratios: of every stage, in place of its own.
         pool_stride: of the patches.
     """
     settings = copy.deepcopy(settings)
+    settings.pop("circuits", None)
     for stage in (stage for kind in STAGED for stage in settings[kind]):
         stage["steps"] = max(1, math.ceil(stage["steps"] * share))
         training = stage["training"]

@@ -216,7 +216,7 @@ def set_flags(heads: NewHeads, sign: float, one: float, text: float) -> None:
     heads.key(TEXT, OTHER_SLOT, by={at.ONE: -FAR / text})  # visual tokens have no `ONE`
     heads.sink_has("k", OTHER_SLOT, 0.0)
     for head, back in ((6, 1), (7, 2)):
-        heads.look_back(TEXT, head, back, 40.0)
+        heads.look_back(TEXT, head, back, 80.0)  # what leaks from elsewhere is matched steeply
         heads.ask(TEXT, head, SINK_SLOT, by={at.SIGN: 160 / text})
     heads.look_for(8, {at.OPTION: 0.0}, text)
     heads.value(VSTS, 0, 1.0)

@@ -7,7 +7,7 @@ FOLDER = Path(__file__).parent / "videoxl_tiny"
 
 def tiny_checkpoint() -> Path:
     """
-    The folder of videoxl-tiny: a Video-XL of about 1.9 M parameters that was trained on drawn films
+    The folder of videoxl-tiny: a Video-XL of about 4.9 M parameters that was trained on drawn films
     (`videoxl.synthetic`) by `make train-tiny`, with its tokenizer and processor.
 
     Returns:
