@@ -32,8 +32,8 @@ def varied(
     settings: dict[str, Any], share: float, ratios: Sequence[int] | None = None, pool_stride: int | None = None
 ) -> dict[str, Any]:
     """
-    The recipe's settings with `share` of the steps behind the vision tower, and with other compression; what is set and
-    not learned is left out.
+    The recipe's settings with `share` of the steps behind the vision tower, and with other compression; what is set
+    and not learned is left out.
 
     Args:
         ratios: of every stage, in place of its own.
