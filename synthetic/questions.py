@@ -215,20 +215,21 @@ def _time(rng: np.random.Generator, plan: Plan) -> list[Question]:
     for place, needle in _unique(plan):
         third = third_of(place, plan.frames)
         if third is not None:
-            answer = _start(f"{needle.name} in the {third} third")
+            # Without a full stop, so that behind two words as behind one the letter is due two tokens later.
+            answer = _start(f"{needle.name} in the {third} third").removesuffix(".")
             rest = [_third(other) for other in THIRDS if other != third]
             made.append(_ask(rng, "time", "part", answer, _third(third), rest, name=needle.name))
         if plan.frames >= 10:
             share = round(100 * place / (plan.frames - 1))
-            near = round(share / 10) * 10
+            near = min(place * 10 // (plan.frames - 1), 9) * 10 + 5
             # Options lie at least 20 apart, and the true one is the nearest: a guess by sight is no coin toss.
-            apart = [value for value in range(0, 101, 10) if abs(value - near) >= 20]
+            apart = [value for value in range(5, 100, 10) if abs(value - near) >= 20]
             picked = sorted(rng.permutation(apart)[:8].tolist())
             others = [value for n, value in enumerate(picked) if n == 0 or value - picked[n - 1] >= 20]
-            others = [f"{value} per cent" for value in rng.permutation(others)[:3]]
-            option = f"{near} per cent"
-            # So short that from where the option's letter is due a small model's heads reach the digits.
-            answer = _start(f"{needle.name} was at {near}").removesuffix(".")
+            others = [f"{value:02} per cent" for value in rng.permutation(others)[:3]]
+            option = f"{near:02} per cent"
+            # So short that from where the option's letter is due a small model's heads reach the first digit.
+            answer = _start(f"{needle.name} was at {near:02}").removesuffix(".")
             made.append(_ask(rng, "time", "when", answer, option, others, per_cent=share, name=needle.name))
     return made
 

@@ -5,7 +5,7 @@ that rises where three come together: a token of the answer, what the question i
 Where a question is about none of the three nothing is added, and the model answers as it has learned to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from videoxl.modeling_videoxl.modeling_videoxl import VideoXLForCausalLM
 from videoxl.synthetic.needles import CARDS
-from videoxl.synthetic.questions import OPTION_LETTERS, THIRDS
+from videoxl.synthetic.questions import THIRDS
 
 from . import tiny_space as at
 from .tiny_space import COLON, FLAG, NEAR, NEAR_ROLE, ROLE, SIGN
 from .tiny_units import NewUnits
 
 LOUDNESS = 80.0  # of a word that is due; the rows that it is added to are some 25 long
-LETTERS = 10.0  # of each, where which is due is known
+LEANING = 25.0  # of words that something speaks for
 COMMON = 0.3  # how much of what words have in common is left in what raises one
 STEEP = 400.0  # of the steps: nothing is to be left of those that do not rise
 MISSING = 300.0  # more than any step is high, in `ONE`
@@ -48,15 +48,21 @@ class Answers:
         self._set_choices()
         self._set_times()
         self._set_numbers()
-        self.say(".", at.INTENT, END)
-        self.say(".", at.INTENT, " (", END, step=at.OPTIONS)
+        self._set_names()
+        for end, about in ((".", at.INTENT), (at.INTENT_WORD[5], THIRD), ("5", PER_CENT)):
+            self.say(end, about, END)
+            self.say(end, about, " (", END, step=at.OPTIONS)
+        self.say(" (", at.INTENT, at.LETTERS[-1])
+        for letter, told in zip(at.LETTERS, at.LETTER):
+            self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.38, 0.46))
 
     def _set_choices(self) -> None:
         """'The first: K.', 'The last: K.', 'The first: K, middle: 7, last: star.'"""
-        self.say("The", (FIRST, ORDER), " first")
-        self.say("The", LAST, " last")
+        # A sign that the question names is due as well, as it would be behind these in other answers.
+        self.say("The", (FIRST, ORDER), " first", loudness=3 * LOUDNESS)
+        self.say("The", LAST, " last", loudness=3 * LOUDNESS)
         for role in ROLE:
-            self.say(role, CHOICES, ":")
+            self.say(role, CHOICES, ":", loudness=3 * LOUDNESS)
         self.say(SIGN, (FIRST, LAST), ".")
         for near, mark in zip(NEAR_ROLE, (",", ".", ",")):
             self.say(SIGN, ORDER, mark, step=near)
@@ -64,10 +70,10 @@ class Answers:
         self.say(",", ORDER, " last", step=NEAR_ROLE[2])
 
     def _set_times(self) -> None:
-        """'The letter K was at 40', and 'The letter K in the last third.'; names are copied as in all answers."""
+        """'The letter K was at 45', and 'The letter K in the last third'."""
         self.say(SIGN, THIRD, " in")
         self.say(" in", THIRD, " the")
-        self._tell(" the", THIRD, [f" {third}" for third in THIRDS], at.SHARE_STEPS[10:])
+        self._tell(" the", THIRD, [f" {third}" for third in THIRDS], at.SHARE_STEPS[9:])
         for role in ROLE:
             self.say(role, THIRD, " third")
         self.say(SIGN, PER_CENT, " was", step=NEAR["The"])
@@ -75,13 +81,7 @@ class Answers:
         self.say(" at", PER_CENT, " 5")  # where the card was not made out
         self.say(" at", PER_CENT, "", " 5", step=at.FOUND)
         self._tell(" at", PER_CENT, [f" {tenth}" for tenth in range(10)], at.SHARE_STEPS[:9])
-        self.say(SIGN, PER_CENT, "0", step=NEAR[" at"])
-        self.say(" 0", PER_CENT, END, "0", step=NEAR[" at"])
-        self.say("0", PER_CENT, END)
-        for zero in ("0", " 0"):
-            self.say(zero, PER_CENT, " (", END, step=at.OPTIONS)
-        for letter in OPTION_LETTERS:
-            self.say(" (", (PER_CENT, OFTEN), letter, loudness=LETTERS)
+        self.say(SIGN, PER_CENT, "5", step=NEAR[" at"])
 
     def _set_numbers(self) -> None:
         """'The letter K: 2.', and 'There were letters: 3.'"""
@@ -97,6 +97,15 @@ class Answers:
         for about in (OFTEN, MANY):
             self._tell(COLON, about, numbers, at.COUNT_STEPS)
 
+    def _set_names(self) -> None:
+        """'The letter K', where a question names it. Questions about nothing else begin by whether it was shown."""
+        named = {at.ONE: 1 / self.one, **dict.fromkeys(CHOICES, -1 / (3 * self.one))}
+        for kind, told in zip(CARDS[:2], at.ASKED_KIND):
+            self._raise(FLAG["The"], named, 3 * LOUDNESS * self._to(f" {kind}"), told)
+        shown = sum(sense * self._to(word) for word, sense in (("Yes", 1), ("No", -1), ("The", 1), ("It", -1)))
+        for step, size in ((at.NAMED, -LEANING), (at.NAMED_FOUND, 2 * LEANING)):
+            self._raise(FLAG["\n"], {at.ONE: 1 / self.one}, size * shown, step, without=at.INTENT)
+
     def _tell(self, behind: str | int, about: int, words: Sequence[str], steps: Sequence[int]) -> None:
         """The word that as many steps have risen to, where a card was found."""
         self.say(behind, about, words[0], step=at.FOUND)
@@ -105,34 +114,51 @@ class Answers:
 
     def say(
         self,
-        behind: str | int | tuple[str, ...],
+        behind: str | int | Sequence[int],
         about: int | Sequence[int],
         word: str,
         instead: str = "",
         step: int | None = None,
         loudness: float = LOUDNESS,
+        limits: tuple[float, float] = (0.1, 0.3),
     ) -> None:
         """
         Adds a word, and takes another away.
 
         Args:
-            behind: word of `DUE`, or flag, of the token behind which it is said.
+            behind: word of `DUE`, or flag, of the token behind which it is said; or several flags.
             about: what the question must be about, one of several.
             word, instead: what is said, and not said.
             step: what must have risen besides.
             loudness: of the words.
+            limits: between which that counts as risen.
         """
-        flag = behind if isinstance(behind, int) else FLAG[behind]
-        # Where the middle one of three is due, flags' places have codes.
-        of, low, high = {COLON: -40 * MISSING} | {flag: MISSING}, 0.4, 0.6
-        if step is None:
-            of = {dimension: weight / MISSING for dimension, weight in of.items()}
-        else:
-            of, low, high = {step: 1.0, at.ONE: -MISSING, **of}, 0.1, 0.3
         asked = dict.fromkeys((about,) if isinstance(about, int) else about, 1 / (3 * self.one))
-        row, size = self.units.row, loudness / (high - low) / self.one
-        to = sum(sense * size * self._to(said) for said, sense in ((word, 1), (instead, -1)) if said)
-        self.units.step(row(of), low, high, row({at.ONE: 1.0}), row(asked), to, STEEP)
+        to = sum(sense * loudness * self._to(said) for said, sense in ((word, 1), (instead, -1)) if said)
+        flag = FLAG[behind] if isinstance(behind, str) else behind
+        self._raise(flag, asked, to, step, limits)
+
+    def _raise(
+        self,
+        behind: int | Sequence[int],
+        asked: Mapping[int, float],
+        to: torch.Tensor,
+        step: int | None = None,
+        limits: tuple[float, float] = (0.1, 0.3),
+        without: Sequence[int] = (),
+    ) -> None:
+        """Adds `to` by as much as rows hold of what is `asked`, and `without` any of some others; see [`say`]."""
+        # Where the middle one of three is due, or an order's letter, flags' places have codes.
+        of = {COLON: -40 * MISSING, FLAG[" ("]: -40 * MISSING}
+        of |= dict.fromkeys(without, -MISSING)
+        of |= dict.fromkeys((behind,) if isinstance(behind, int) else behind, MISSING)
+        low, high = limits
+        if step is None:
+            of, (low, high) = {dimension: weight / MISSING for dimension, weight in of.items()}, (0.4, 0.6)
+        else:
+            of = {step: 1.0, at.ONE: -MISSING, **of}
+        row = self.units.row
+        self.units.step(row(of), low, high, row({at.ONE: 1.0}), row(asked), to / (high - low) / self.one, STEEP)
 
     def _to(self, word: str) -> torch.Tensor:
         (token,) = self.tokenizer.encode(word, add_special_tokens=False)

@@ -25,9 +25,9 @@ from . import tiny_space as at
 from .tiny_answers import Answers
 from .tiny_data import turns
 from .tiny_growth import widened
-from .tiny_heads import SIZE, NewHeads
+from .tiny_heads import SIZE, NewHeads, Sizes
 from .tiny_parts import PLAIN_ATTENTION
-from .tiny_units import FIRST_UNIT, UNITS, NewUnits, sign_codes
+from .tiny_units import FIRST_UNIT, UNITS, NewUnits, codes
 
 LAYERS, OLD_HEADS, OLD_KEY_HEADS = 6, 4, 2
 NAMED = 80.0  # of the last norm, where answers name what was chosen
@@ -50,25 +50,6 @@ class Film(NamedTuple):
     ids: torch.Tensor
     sent: torch.Tensor
     shown: torch.Tensor
-
-
-class Sizes(NamedTuple):
-    """
-    How large a module leaves what rows are marked with.
-
-    Args:
-        sign: `SIGN` in VSTs that show cards, in the middle.
-        card: `ONE` there, on average.
-        mark: `IS_VST` there.
-        naming: `ONE` in text that names a sign.
-        text: `ONE` in all text.
-    """
-
-    sign: float
-    card: float
-    mark: float
-    naming: float
-    text: float
 
 
 class Circuits:
@@ -115,7 +96,7 @@ class Circuits:
         tiny_heads.set_first_clocks(self._heads(0))
         self._set_signs()
         one = self._measured(self.layers[1].input_layernorm)
-        tiny_heads.set_flags(self._heads(1), one.sign, one.card, one.naming)
+        tiny_heads.set_flags(self._heads(1), one)
         one = self._measured(self.layers[2].input_layernorm)
         tiny_heads.set_ranks(self._heads(2), one.card, one.text)
         tiny_units.set_ranks(self._units(2), self._measured(self.layers[2].post_attention_layernorm).mark)
@@ -124,7 +105,7 @@ class Circuits:
         tiny_units.set_products(self._units(3), self._measured(self.layers[3].post_attention_layernorm).text)
         tiny_heads.set_order(self._heads(4), self._measured(self.layers[4].input_layernorm).naming)
         tiny_units.set_steps(self._units(4), self._measured(self.layers[4].post_attention_layernorm).text)
-        tiny_heads.set_middle(self._heads(5), self._measured(self.layers[5].input_layernorm).naming)
+        tiny_heads.set_choices(self._heads(5), self._measured(self.layers[5].input_layernorm).naming)
         with torch.no_grad():
             self.model.model.language_model.norm.weight[list(at.CODE)] = NAMED
         text = self._measured(self.layers[5].post_attention_layernorm).text
@@ -171,12 +152,18 @@ class Circuits:
         read = [self._read(module, film, 8) for film in self._films(4, seed=1)]
         vsts, shown, text = (torch.cat(part) for part in zip(*read))
         cards = vsts[shown[:, 0] >= 0]
-        naming = text[:, at.SIGN] > 0.5 * text[:, at.ONE]
+        naming, begins, colons, roles = (
+            text[:, flags].sum(1) > 0.5 * text[:, at.ONE]
+            for flags in ([at.SIGN], [at.FLAG["The"]], [at.COLON], list(at.ROLE))
+        )
+        answers = naming[2:] & (begins[1:-1] | begins[:-2])
         return Sizes(
             cards[:, at.SIGN].median().item(),
             cards[:, at.ONE].mean().item(),
             cards[:, at.IS_VST].mean().item(),
             text[naming, at.ONE].mean().item(),
+            text[2:][answers, at.ONE].min().item(),
+            text[:-1][roles[:-1] & colons[1:], at.ONE].mean().item(),
             text[:, at.ONE].mean().item(),
         )
 
@@ -231,14 +218,21 @@ def mark_words(model: VideoXLForCausalLM, tokenizer: PreTrainedTokenizerBase) ->
 
     table = model.get_input_embeddings().weight
     table[:, at.ONE] = SIZE
-    for (_, value), code in zip(at.SIGNS, sign_codes()):
+    of_signs, of_roles = codes()
+    for (kind, value), code in zip(at.SIGNS, of_signs):
         (row,) = rows(f" {value}")
         table[row, list(at.CODE)] = SIZE * code
-        table[row, at.SIGN] = SIZE
+        table[row, [at.SIGN, at.ASKED_KIND[CARDS.index(kind)]]] = SIZE
+    for word, code in zip(at.ROLES, of_roles):
+        table[rows(word)[0], list(at.CODE)] = SIZE / 2 * code  # so that none is taken for a sign
+    letters = torch.eye(len(at.LETTER))
+    for letter, code in zip(at.LETTERS, [*letters, letters.mean(0)]):
+        table[rows(letter)[0], list(at.LETTER)] = SIZE * code
     for kind, dimension in zip(CARDS, at.KIND):
         (row,) = rows(f" {kind}s")
         table[row, [dimension, at.SIGN]] = SIZE
-    flags = {at.SINK: ("system",), at.COLON: (":",), at.OPTION: ("A",), at.NOTHING_ASKED: at.NO_INTENTS}
+    flags = {at.SINK: ("system",), at.USER: ("user",), at.COLON: (":",), at.OPTION: ("(",)}
+    flags |= {at.NOTHING_ASKED: at.NO_INTENTS}
     flags |= {flag: (word,) if isinstance(word, str) else word for word, flag in at.FLAG.items()}
     flags |= {dimension: (word,) for dimension, word in zip(at.ROLE, at.ROLES)}
     flags |= dict(zip(at.INTENT_WORD, at.INTENTS))

@@ -15,6 +15,7 @@ alone does not depend on how long rows are. So, one sink in front of the film ("
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -25,10 +26,13 @@ from .tiny_space import (
     BAR_SLOT,
     CODE_SIZE,
     CODE_SLOTS,
+    NAME_SLOT,
     NEW_HEADS,
     NEW_KEYS,
+    OPTION_SLOT,
     OTHER_SLOT,
     SECOND_SLOT,
+    SHOWN_SLOT,
     SINK_SLOT,
     WIDTH,
     WORD_SLOT,
@@ -37,10 +41,11 @@ from .tiny_space import (
 TEXT, VSTS = "", "beacon_"  # whose projections
 SIZE = 0.1  # of what is written to tell that something is so
 CLOCK_SIZE = 0.1  # of a clock, in logarithms
-LOG_WEIGHTS = (0.7, 3.2, 5.7, 8.2)  # of the sink, in VSTs, with the clocks' heads
+LOG_WEIGHTS = (0.8, 3.5, 6.2, 8.9)  # of the sink, in VSTs, with the clocks' heads
 RANK_WEIGHT, COUNT_WEIGHT, VISUAL_WEIGHT = math.log(8), math.log(5), math.log(6)
 FAR = 60.0  # a score that leaves nothing of thousands of tokens
 KEY = 5.0  # of keys in the pairs that turn
+STEEP = 4e7  # what order is asked for; the least difference is of some 1e-7
 NOWHERE = 50.0  # the sink's score with heads that have nothing to look for
 SHARPNESS = (1, 4, 3, 3, 3)  # of the turning pairs: from 3 tokens on no other place has more than 85 per cent
 
@@ -57,6 +62,29 @@ def clock_weights() -> tuple[list[float], float, float]:
     fitted = torch.linalg.lstsq(shares, n.log()[:, None]).solution[:, 0]
     *factors, rest = fitted.tolist()
     return factors, rest, (shares @ fitted - n.log()).abs().max().item()
+
+
+class Sizes(NamedTuple):
+    """
+    How large a module leaves what rows are marked with.
+
+    Args:
+        sign: `SIGN` in VSTs that show cards, in the middle.
+        card: `ONE` there, on average.
+        mark: `IS_VST` there.
+        naming: `ONE` in text that names a sign.
+        answer: the least of that behind "The" or "The letter".
+        role: `ONE` in answers where a role is named, and a colon behind it.
+        text: `ONE` in all text.
+    """
+
+    sign: float
+    card: float
+    mark: float
+    naming: float
+    answer: float
+    role: float
+    text: float
 
 
 class NewHeads:
@@ -92,6 +120,12 @@ class NewHeads:
         """A head's queries: with a key of 1 in the slot they score this much, and by what rows hold."""
         self._set(self._projection(who, "q"), WIDTH * head + slot, score * WIDTH**0.5, by, WIDTH**0.5)
 
+    @torch.no_grad()
+    def ask_besides(self, head: int, slot: int, by: Mapping[int, float]) -> None:
+        """Adds to what text asks for, by what else rows hold; see [`ask`]."""
+        for dimension, weight in by.items():
+            self._projection(TEXT, "q").weight[WIDTH * head + slot, dimension] += weight * WIDTH**0.5
+
     def key(self, who: str, slot: int, own: float = 0.0, by: Mapping[int, float] | None = None) -> None:
         """Keys: so much in the slot, and by what rows hold."""
         self._set(self._projection(who, "k"), WIDTH * NEW_KEYS + slot, own, by)
@@ -112,14 +146,24 @@ class NewHeads:
         """What a head saw in a slot of values is added to the row."""
         self.attention.o_proj.weight[dimension, WIDTH * head + slot] = size
 
-    def look_back(self, who: str, head: int, distance: int, score: float, weights: Iterable[int] = (1,) * 4) -> None:
-        """A head scores this much at a place before its own, and less elsewhere, where keys have `KEY`."""
-        weights = tuple(weights)
-        for pair, weight in enumerate(weights):
+    def look_back(
+        self, who: str, head: int, distance: int, score: float, where: Mapping[int, float] | None = None
+    ) -> None:
+        """
+        A head scores this much at a place before its own, and less elsewhere, where keys have `KEY`.
+
+        Args:
+            where: rows of text have these dimensions, this large; others ask for what they asked for. By default all.
+        """
+        for pair, weight in enumerate(SHARPNESS):
             turned = distance * at_speed(self.attention.config.rope_parameters["rope_theta"], pair)
-            size = score * weight / sum(weights) / KEY
-            self.ask(who, head, pair, size * math.cos(turned))
-            self.ask(who, head, pair + WIDTH // 2, -size * math.sin(turned))
+            size = score * weight / sum(SHARPNESS) / KEY
+            turns = {pair: size * math.cos(turned), pair + WIDTH // 2: -size * math.sin(turned)}
+            for slot, wanted in turns.items():
+                if where is None:
+                    self.ask(who, head, slot, wanted)
+                else:
+                    self.ask_besides(head, slot, {flag: wanted / large for flag, large in where.items()})
 
     def look_for(
         self, head: int, flags: Mapping[int, float], one: float, near: bool = False, slot: int = WORD_SLOT
@@ -188,14 +232,10 @@ def set_first_clocks(heads: NewHeads) -> None:
         heads.write(head, 0, at.CLOCK, CLOCK_SIZE * factor)
 
 
-def set_flags(heads: NewHeads, sign: float, one: float, text: float) -> None:
+def set_flags(heads: NewHeads, one: Sizes) -> None:
     """
     Layer 1: VSTs that show a card are flagged, a clock, and what share of a VST's sight visual tokens have. In text
-    what the one or two tokens before are, and whether there are options.
-
-    Args:
-        sign, one: how large `SIGN` and `ONE` are in VSTs that show cards.
-        text: how large both are in text.
+    what the one or two tokens before are, and whether there are options; where one begins, its letter.
     """
     factors, *_ = clock_weights()
     heads.bar_text(4000.0)
@@ -204,8 +244,8 @@ def set_flags(heads: NewHeads, sign: float, one: float, text: float) -> None:
             heads.key(who, pair, KEY)
     for pair in range(at.TURNING):
         heads.sink_has("k", pair, 0.0)  # it stands nowhere
-    heads.key(VSTS, SECOND_SLOT, by={at.SIGN: 120 / sign, at.ONE: -60 / one})
-    heads.look_back(VSTS, 6, 0, 1600.0, SHARPNESS)
+    heads.key(VSTS, SECOND_SLOT, by={at.SIGN: 120 / one.sign, at.ONE: -60 / one.card})
+    heads.look_back(VSTS, 6, 0, 1600.0)
     heads.ask(VSTS, 6, BAR_SLOT, 1.0)
     heads.ask(VSTS, 6, SINK_SLOT, 1600.0)
     heads.ask(VSTS, 6, SECOND_SLOT, 1.0)
@@ -213,25 +253,41 @@ def set_flags(heads: NewHeads, sign: float, one: float, text: float) -> None:
     heads.ask(VSTS, 8, OTHER_SLOT, 1.0)
     heads.ask(VSTS, 8, SINK_SLOT, VISUAL_WEIGHT)
     heads.key(VSTS, OTHER_SLOT, -FAR)
-    heads.key(TEXT, OTHER_SLOT, by={at.ONE: -FAR / text})  # visual tokens have no `ONE`
+    heads.key(TEXT, OTHER_SLOT, by={at.ONE: -FAR / one.naming})  # visual tokens have no `ONE`
     heads.sink_has("k", OTHER_SLOT, 0.0)
-    for head, back in ((6, 1), (7, 2)):
-        heads.look_back(TEXT, head, back, 80.0)  # what leaks from elsewhere is matched steeply
-        heads.ask(TEXT, head, SINK_SLOT, by={at.SIGN: 160 / text})
-    heads.look_for(8, {at.OPTION: 0.0}, text)
     heads.value(VSTS, 0, 1.0)
-    late = dict(zip((*at.CODE, *at.KIND, at.SIGN), (*at.LATE_CODE, *at.LATE_KIND, at.LATE_SIGN)))
-    for slot, (own, later) in enumerate([*late.items(), *zip(at.ROLE, at.LATE_ROLE)], 1):
-        heads.value(TEXT, slot, by={own: SIZE / text})
-        for head in (6, 7) if own in late else (6,):
-            heads.write(head, slot, later)
-    heads.value(TEXT, 24, 1.0)
-    heads.sink_has("v", 24, 0.0)
-    heads.value(TEXT, 25, by={at.OPTION: 1 / text})
     heads.write(6, 0, at.CARD, SIZE)
     heads.write(7, 0, at.CLOCK, CLOCK_SIZE * factors[3])
+    _set_tokens_before(heads, one)
+    heads.value(TEXT, 24, 1.0)
+    heads.sink_has("v", 24, 0.0)
     heads.write(8, 24, at.VISUAL, SIZE)
-    heads.write(8, 25, at.OPTIONS, SIZE)
+
+
+def _set_tokens_before(heads: NewHeads, one: Sizes) -> None:
+    """What text is told in [`set_flags`]."""
+    for head, back in ((6, 1), (7, 2)):
+        heads.look_back(TEXT, head, back, 1600.0)  # what leaks from elsewhere is matched steeply
+        heads.ask(TEXT, head, SINK_SLOT, by={at.SIGN: 3200 / one.naming})
+    heads.look_for(8, {at.OPTION: 0.0}, one.naming)
+    begins = dict.fromkeys((at.SIGN, *at.ROLE), one.naming)
+    heads.ask_besides(8, WORD_SLOT, {flag: -1 / large for flag, large in begins.items()})
+    heads.look_back(TEXT, 8, 2, 4000.0, begins)
+    signs = dict(zip((*at.CODE, *at.KIND, at.SIGN), (*at.LATE_CODE, *at.LATE_KIND, at.LATE_SIGN)))
+    for slot, (own, later) in enumerate(signs.items(), 1):
+        heads.value(TEXT, slot, by={own: SIZE / one.answer})
+        heads.write(6, slot, later)
+        heads.write(7, slot, later)
+    words = {**dict(zip(at.ROLE, at.LATE_ROLE)), at.FLAG["The"]: at.LATE_THE}
+    for slot, (own, later) in zip((18, 19, 20, 29), words.items()):
+        heads.value(TEXT, slot, by={own: SIZE / one.role})
+        heads.write(6, slot, later)
+        if own in at.ROLE:
+            heads.write(7, slot, later)
+    options = {at.OPTION: at.OPTIONS, **{letter: letter for letter in at.LETTER}}
+    for slot, (own, told) in enumerate(options.items(), 25):
+        heads.value(TEXT, slot, by={own: SIZE / one.naming})
+        heads.write(8, slot, told)
 
 
 def set_ranks(heads: NewHeads, one: float, text: float) -> None:
@@ -284,7 +340,8 @@ def set_finders(heads: NewHeads, sign: float, one: float, text: float) -> None:
             heads.ask(TEXT, head, slot, by={own: match / text, late: match / text})
         heads.ask(TEXT, head, SECOND_SLOT, by={at.SIGN: match / text, at.LATE_SIGN: match / text})
         heads.ask(TEXT, head, BAR_SLOT, 1.0)
-    heads.ask(TEXT, 6, SINK_SLOT, 15.0, {at.SIGN: -40 / text, at.LATE_SIGN: -40 / text})
+    roles = dict.fromkeys((*at.ROLE, *at.LATE_ROLE), 200 / text)  # their codes are a little like signs'
+    heads.ask(TEXT, 6, SINK_SLOT, 15.0, {at.SIGN: -40 / text, at.LATE_SIGN: -40 / text, **roles})
     heads.ask(TEXT, 7, SINK_SLOT, COUNT_WEIGHT)
     # From one VST to two the sum of the clocks' shares grows by 0.56: 20 is the score between them.
     heads.ask(TEXT, 8, OTHER_SLOT, 1.0)
@@ -304,77 +361,121 @@ def set_finders(heads: NewHeads, sign: float, one: float, text: float) -> None:
 
 
 def _choose(heads: NewHeads, text: float) -> None:
-    """Layers 4 and 5: keys of signs that the film shows, and their codes as values."""
-    heads.key(TEXT, BAR_SLOT, by={at.ONE: -30 / text, at.FOUND: 30 / text})
-    heads.key(VSTS, BAR_SLOT, -30.0)
-    heads.sink_has("k", BAR_SLOT, 0.0)
+    """Layers 4 and 5: keys of signs that the film shows, and their codes as values. Heads look at the sink alone."""
+    barred = {at.ONE: -1030.0, at.FOUND: 30.0, at.SIGN: 1000.0}
+    heads.key(TEXT, SHOWN_SLOT, by={dimension: score / text for dimension, score in barred.items()})
+    heads.key(VSTS, SHOWN_SLOT, -1030.0)
+    heads.sink_has("k", SHOWN_SLOT, 0.0)
     heads.sink_has("k", SINK_SLOT, 1.0)
-    for who in (TEXT, VSTS):
-        for head in NEW_HEADS:
-            heads.ask(who, head, BAR_SLOT, 1.0)
-            heads.ask(who, head, SINK_SLOT, 500.0)
-    for slot, (own, late) in enumerate(zip(at.CODE, at.LATE_CODE)):
-        heads.value(TEXT, slot, by={own: 1 / text, late: 1 / text})
+    for head in NEW_HEADS:
+        heads.ask(VSTS, head, SINK_SLOT, 2000.0)
+    for slot, order in ((SECOND_SLOT, at.LATENESS), (OTHER_SLOT, at.EARLINESS)):
+        # Tokens behind a sign's know the same of it, but are not as long.
+        heads.key(TEXT, slot, by={order: 1 / text, at.LATE_SIGN: -10 / text})
+    for slot, own in enumerate(at.CODE):
+        heads.value(TEXT, slot, by={own: 1 / text})
 
 
-def _only_behind(heads: NewHeads, head: int, roles: Iterable[int], text: float) -> None:
-    """A head looks at the sink but where one of these roles is named, and then a colon."""
-    size = 1e8 / text  # a hundredth of a role is seen where there is none, and order is asked for steeply
-    sink = {at.ONE: 2.5 * size, at.COLON: -2 * size, **dict.fromkeys(roles, -size)}
-    heads.ask(TEXT, head, SINK_SLOT, 500.0, sink)
+def _only_where(heads: NewHeads, head: int, wanted: Mapping[int, float], text: float, rest: float = 4.0) -> None:
+    """A head looks at the sink but where flags have a sum of more than `rest`."""
+    size = 1e9 / text  # more than order is asked for, which is steep
+    heads.ask(TEXT, head, SINK_SLOT, 500.0, {at.ONE: rest * size, **{flag: -size * n for flag, n in wanted.items()}})
+
+
+def _near(heads: NewHeads, head: int, near: Mapping[int, int], text: float) -> None:
+    """The nearest of some flags is told where they are mapped to; but not where a letter is due."""
+    heads.look_for(head, dict.fromkeys(near, 0.0), text, near=True)
+    heads.ask_besides(head, SINK_SLOT, {at.FLAG[" ("]: 2000 / text})
+    for slot, (flag, told) in enumerate(near.items(), CODE_SIZE):
+        heads.value(TEXT, slot, by={flag: 1 / text})
+        heads.write(head, slot, told, SIZE)
 
 
 def set_order(heads: NewHeads, text: float) -> None:
     """
-    Layer 4: behind "first:" the code of the earliest sign that was named, behind "last:" of the latest; behind
-    "middle:" both, elsewhere in the row.
+    Layer 4: behind "middle:" the codes of the earliest and of the latest sign that were named; of the earliest also
+    where the letter of an order is due. Everywhere the nearest beginning of an answer's part.
 
     Args:
         text: how large `ONE` is where text names a sign.
     """
     _choose(heads, text)
-    heads.key(TEXT, SECOND_SLOT, by={at.LATENESS: 1 / text})
-    heads.key(TEXT, OTHER_SLOT, by={at.EARLINESS: 1 / text})
-    first, last, middle = at.LATE_ROLE
-    steep = 4e7 / text  # the least difference is of some 1e-7
-    for head, asked in (
-        (6, {first: OTHER_SLOT, last: SECOND_SLOT}),
-        (7, {middle: OTHER_SLOT}),
-        (8, {middle: SECOND_SLOT}),
-    ):
-        _only_behind(heads, head, asked, text)
-        for role, slot in asked.items():
-            heads.ask(TEXT, head, slot, by={role: steep})
+    middle, due, order = at.LATE_ROLE[2], at.FLAG[" ("], at.INTENT[2]
+    _near(heads, 6, {at.FLAG.get(word, at.COLON): near for word, near in at.NEAR.items()}, text)
+    _only_where(heads, 7, {at.COLON: 2.7, middle: 2.1, due: 3.5, order: 1 / 3}, text)
+    _only_where(heads, 8, {at.COLON: 3.4, middle: 2.4}, text)
+    # The first has been said by then, the last has not; rows of questions have smaller codes than those of answers.
+    for head, by, asked, size in ((7, OTHER_SLOT, (middle, due), 1.0), (8, SECOND_SLOT, (middle,), 1.7)):
+        heads.ask(TEXT, head, SHOWN_SLOT, 1.0)
+        heads.ask(TEXT, head, by, by=dict.fromkeys(asked, STEEP / text))
         for slot in range(CODE_SIZE):
-            heads.write(head, slot, *((at.CODE[slot], 8.0) if head == 6 else (at.ENDS[slot], 1.0)))
+            heads.write(head, slot, at.ENDS[slot], size)
 
 
-def set_middle(heads: NewHeads, text: float) -> None:
+def set_choices(heads: NewHeads, text: float) -> None:
     """
-    Layer 5: behind "middle:" the code of the sign that is neither of the two; everywhere the nearest role that was
-    named, and the nearest beginning of an answer's part.
+    Layer 5: what answers are to say next, as codes and letters, see the functions below; and everywhere the nearest
+    role that was named.
 
     Args:
         text: how large `ONE` is where text names a sign.
     """
     _choose(heads, text)
-    _only_behind(heads, 6, at.LATE_ROLE[2:], text)
-    heads.key(TEXT, BAR_SLOT, by={at.ONE: -230 / text, at.FOUND: 30 / text, at.SIGN: 200 / text})
-    heads.sink_has("k", BAR_SLOT, 0.0)
-    for slot, own, end in zip(CODE_SLOTS, at.CODE, at.ENDS):
+    _near(heads, 7, dict(zip(at.ROLE, at.NEAR_ROLE)), text)
+    for slot, own in zip(CODE_SLOTS, at.CODE):
         heads.key(TEXT, slot, by={own: 1 / text})
-        heads.ask(TEXT, 6, slot, by={end: -60 * SIZE / text})
+    named = {at.ONE: -2000 / text, at.SIGN: 2000 / text, at.USER: 2000 / text}
+    heads.key(TEXT, NAME_SLOT, by={**named, **dict.fromkeys(at.LETTER, -2000 / text)})
+    heads.key(VSTS, NAME_SLOT, -2000.0)
+    heads.sink_has("k", NAME_SLOT, 0.0)
+    _set_names(heads, text)
+    _set_letters(heads, text)
+
+
+def _ask_for_name(heads: NewHeads, head: int, flags: Iterable[int], text: float) -> None:
+    """Rows with a flag look for the nearest sign that their question names outside of options."""
+    for flag in flags:
+        heads.ask_besides(head, NAME_SLOT, {flag: 1 / text})
+        heads.ask_besides(head, 3, {flag: 2000 / KEY / text})
+
+
+def _set_names(heads: NewHeads, text: float) -> None:
+    """
+    Head 6: the code of the sign that is due. Behind "first:" and "last:" the earliest and latest that was named,
+    behind "middle:" the one that is neither; behind "The" and "The letter" the one that the question names.
+    """
+    first, last, _ = at.LATE_ROLE
+    begins = (at.FLAG["The"], at.LATE_THE)
+    roles = dict.fromkeys(at.LATE_ROLE, 2.4)
+    _only_where(heads, 6, {at.COLON: 3.4, **roles, **dict.fromkeys(begins, 6.5)}, text)
+    heads.ask(TEXT, 6, SHOWN_SLOT, by=dict.fromkeys(at.LATE_ROLE, 1 / text))
+    heads.ask(TEXT, 6, OTHER_SLOT, by={first: STEEP / text})
+    heads.ask(TEXT, 6, SECOND_SLOT, by={last: STEEP / text})
+    for slot, end in zip(CODE_SLOTS, at.ENDS):
+        heads.ask(TEXT, 6, slot, by={end: -200 * SIZE / text})
+    _ask_for_name(heads, 6, begins, text)
     for slot in range(CODE_SIZE):
         heads.write(6, slot, at.CODE[slot], 8.0)
-    near = {
-        7: dict(zip(at.ROLE, at.NEAR_ROLE)),
-        8: {at.FLAG.get(word, at.COLON): near for word, near in at.NEAR.items()},
-    }
-    slot = CODE_SIZE
-    for (head, flags), words in zip(near.items(), (WORD_SLOT, SECOND_SLOT)):
-        heads.look_for(head, dict.fromkeys(flags, 0.0), text, near=True, slot=words)
-        heads.ask(TEXT, head, BAR_SLOT, 0.0)
-        for flag, told in flags.items():
-            heads.value(TEXT, slot, by={flag: 1 / text})
-            heads.write(head, slot, told, SIZE)
-            slot += 1
+    for slot, kind in enumerate(at.ASKED_KIND, 19):
+        heads.value(TEXT, slot, by={kind: 1 / text})
+        heads.write(6, slot, kind, SIZE)
+
+
+def _set_letters(heads: NewHeads, text: float) -> None:
+    """
+    Head 8: where a letter is due, that of the option which begins as the answer ended, or with what came first. Where
+    an answer begins, whether the question names a sign, and whether the film shows it.
+    """
+    due, begins = at.FLAG[" ("], at.FLAG["\n"]
+    _only_where(heads, 8, {due: 5, begins: 5}, text, rest=2.5)
+    for slot, late, end in zip(CODE_SLOTS, at.LATE_CODE, at.ENDS):
+        heads.ask(TEXT, 8, slot, by={late: 300 / text, end: 600 * SIZE / text})
+    heads.key(TEXT, OPTION_SLOT, by={at.ONE: -600 / text, **dict.fromkeys(at.LETTER, 600 / text)})
+    heads.key(VSTS, OPTION_SLOT, -1000.0)
+    heads.sink_has("k", OPTION_SLOT, 0.0)
+    heads.ask(TEXT, 8, OPTION_SLOT, by={due: 1 / text})
+    _ask_for_name(heads, 8, (begins,), text)
+    told = (*zip(at.LETTER, at.LETTER), (at.SIGN, at.NAMED), (at.FOUND, at.NAMED_FOUND))
+    for slot, (own, to) in zip((16, 17, 18, 22, 23), told):
+        heads.value(TEXT, slot, by={own: 1 / text})
+        heads.write(8, slot, to, SIZE)

@@ -23,7 +23,8 @@ INTENTS = (
 )
 NO_INTENTS = (" frame", " pattern")  # of questions for what breaks a film's pattern, which have some of the same words
 ROLES = (" first", " last", " middle")  # behind which an answer names a card
-SHARES = (*((tenth - 0.5) / 10 for tenth in range(1, 11)), 1 / 3, 2 / 3)  # of the film, where what is said changes
+LETTERS = "ABCD"  # of options; the last one's code is the middle of the others'
+SHARES = (*(tenth / 10 for tenth in range(1, 10)), 1 / 3, 2 / 3)  # of the film, where what is said changes
 COUNTS = 5  # limits between one and six cards
 RATIOS = (2, 4, 8, 12, 16)
 
@@ -37,42 +38,52 @@ def _at(*numbers: int) -> tuple[int, ...]:
 
 
 # Of a text's sign, or of the sign that a VST's frame shows: its code, its kind, and that there is one. Of the words
-# " numbers", " letters" and " symbols" the kind alone.
+# " numbers", " letters" and " symbols" the kind alone; roles have codes, too, and no `SIGN`.
 CODE, KIND = _from(0, CODE_SIZE), _from(13, 3)
 (SIGN,) = _at(16)
 # In text, the same of the one or two tokens before; nothing where the token is a sign itself.
 LATE_CODE, LATE_KIND = _from(17, CODE_SIZE), _from(30, 3)
 (LATE_SIGN,) = _at(33)
-ENDS = _from(34, CODE_SIZE)  # where the middle one of three is due: codes of the first and the last
+# Where the middle one of three is due: codes of the first and the last. Where the letter of an order is: of the first.
+ENDS = _from(34, CODE_SIZE)
 ONE, SINK = _at(47, 48)  # in all tokens, but visual ones; in "system"
 CLOCK, CARD, RANK = _at(50, 51, 52)  # log of VSTs so far; a card, exactly; its number
+USER = CARD  # in "user": what is named before it belongs to another question
 # In text, of the card that is named here or has just been: its clock and its `ONE`, both as its VSTs' norm leaves
 # them; whether there is any; what share of sight its VSTs have.
 FOUND_CLOCK, FOUND_ONE, FOUND, COUNT = _at(54, 55, 57, 58)
 ROLE, LATE_ROLE = _from(59, 3), _from(62, 3)
-SHARE_STEPS, COUNT_STEPS = _from(65, len(SHARES)), _from(77, COUNTS)
+SHARE_STEPS, COUNT_STEPS = _from(65, len(SHARES)), _from(77, COUNTS)  # 76 is free
 (IS_VST,) = _at(82)
 LENGTH_PRODUCT, CLOCK_PRODUCT, ONE_PRODUCT = _at(83, 84, 85)  # of `CLOCK` or `FOUND_CLOCK` and the other's `ONE`
 LATENESS, EARLINESS = _at(86, 87)  # twice as much with each VST of a card, or half
 COLON = OWN + 88
 INTENT_WORD, INTENT = _from(89, len(INTENTS)), _from(96, len(INTENTS))
-OPTION, OPTIONS = _at(103, 104)  # in "A"; in text behind it
+OPTION, OPTIONS = _at(103, 104)  # in "("; in text behind it
+LATE_THE = OPTION  # from the second layer: that the token before is "The"
 VISUAL, RATIO, RATIO_ONE = _at(105, 106, 107)  # share of sight of visual tokens; of the first VST, in text
 AT_LEAST = _at(56, 108, 109, 110, 111)  # in text: that the ratio is 2; that it is at least 4, 8, 12, 16
 
-# Of tokens of answers behind which something is due: flags. They lie where rows of text have nothing else.
-DUE = ("The", "There", " at", " the", " were", " was", " in", " 0", "0", ",", "\n", " (", ".")
-NOTHING_ASKED, *_FLAGS = _at(49, 52, 53, *range(34, 46))
-FLAG = dict(zip(DUE, _FLAGS))
-# In text: the kind that is asked for; the nearest role that was named; the nearest of three words that begin a part.
+# Of tokens of answers behind which something is due: flags. They lie where rows of text have nothing else, but for the
+# first three in `ENDS`.
+DUE = ("\n", " (", "The", "There", " at", " the", " were", " was", " in", "5", ",", ".")
+FLAG = dict(zip(DUE, _at(49, 52, 53, *range(34, 43))))
+(NOTHING_ASKED,) = _at(43)
+NAMED, NAMED_FOUND = _at(54, 55)  # where an answer begins: the question names a sign; the film shows it
+# In text: the kind that is asked for, or of the sign that is named here or due; the nearest role that was named; the
+# nearest of three words that begin a part.
 ASKED_KIND, NEAR_ROLE = _from(112, 3), _from(115, 3)
 PARTS = ("The", ":", " at")
 NEAR = dict(zip(PARTS, _at(118, 119, 46)))
+# Of an option's letter, also where what it stands for begins, and where the letter is due.
+LETTER = NEAR_ROLE
 
 # Of a head's 32 dimensions, which are 16 pairs that turn with the place: the first five turn fast, these hardly do.
 WIDTH = 32
 SINK_SLOT, BAR_SLOT, OTHER_SLOT, SECOND_SLOT, WORD_SLOT = 15, 31, 14, 30, 29
 CODE_SLOTS = tuple(slot for slot in (*range(6, 16), *range(22, 32)) if slot not in (15, 31, 14, 30))
+OPTION_SLOT, NAME_SLOT = 27, 28  # where `CODE_SLOTS` hold a code alone
+SHOWN_SLOT = 5  # which turns by some ten-thousandths from place to place; the sink's slot turns with `BAR_SLOT`
 TURNING = 5
 HEADS, KEY_HEADS = 9, 3  # of queries and of keys, all together
 NEW_HEADS, NEW_KEYS = (6, 7, 8), 2
