@@ -45,7 +45,7 @@ LOG_WEIGHTS = (0.8, 3.5, 6.2, 8.9)  # of the sink, in VSTs, with the clocks' hea
 RANK_WEIGHT, COUNT_WEIGHT, VISUAL_WEIGHT = math.log(8), math.log(5), math.log(6)
 FAR = 60.0  # a score that leaves nothing of thousands of tokens
 KEY = 5.0  # of keys in the pairs that turn
-STEEP = 4e7  # what order is asked for; the least difference is of some 1e-7
+STEEP = 1e11  # how order is asked for; the least difference is of some 1e-11
 NOWHERE = 50.0  # the sink's score with heads that have nothing to look for
 SHARPNESS = (1, 4, 3, 3, 3)  # of the turning pairs: from 3 tokens on no other place has more than 85 per cent
 
@@ -362,9 +362,9 @@ def set_finders(heads: NewHeads, sign: float, one: float, text: float) -> None:
 
 def _choose(heads: NewHeads, text: float) -> None:
     """Layers 4 and 5: keys of signs that the film shows, and their codes as values. Heads look at the sink alone."""
-    barred = {at.ONE: -1030.0, at.FOUND: 30.0, at.SIGN: 1000.0}
+    barred = {at.ONE: -1e6 - 30, at.FOUND: 30.0, at.SIGN: 1e6}
     heads.key(TEXT, SHOWN_SLOT, by={dimension: score / text for dimension, score in barred.items()})
-    heads.key(VSTS, SHOWN_SLOT, -1030.0)
+    heads.key(VSTS, SHOWN_SLOT, -1e6)
     heads.sink_has("k", SHOWN_SLOT, 0.0)
     heads.sink_has("k", SINK_SLOT, 1.0)
     for head in NEW_HEADS:
@@ -378,7 +378,7 @@ def _choose(heads: NewHeads, text: float) -> None:
 
 def _only_where(heads: NewHeads, head: int, wanted: Mapping[int, float], text: float, rest: float = 4.0) -> None:
     """A head looks at the sink but where flags have a sum of more than `rest`."""
-    size = 1e9 / text  # more than order is asked for, which is steep
+    size = 4e12 / text  # more than order is asked for, which is steep
     heads.ask(TEXT, head, SINK_SLOT, 500.0, {at.ONE: rest * size, **{flag: -size * n for flag, n in wanted.items()}})
 
 

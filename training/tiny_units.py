@@ -18,7 +18,8 @@ from .tiny_heads import CLOCK_SIZE, COUNT_WEIGHT, RANK_WEIGHT, SIZE, VISUAL_WEIG
 FIRST_UNIT = 384  # that the model did not have
 UNITS = 532  # all together
 STEEP = 30.0  # of a step's gates, over the step: silu is a line behind it
-LIMITS = 24  # between ranks of VSTs that show cards
+# Between ranks of VSTs that show cards, which are 1 to 8 of each: a dozen cards are told apart at any ratio.
+LIMITS = (*range(1, 17), *range(18, 29, 2), *range(32, 53, 4), *range(60, 109, 8))
 WIDE = 0.02  # of the film: steps of shares
 # A frame's VSTs stand, on average, three quarters of a frame behind its beginning; that is a share of a film's length.
 LATER, USUAL_FRAMES = 0.75, 128
@@ -121,17 +122,18 @@ def _share(count: float, log_weight: float) -> float:
 
 def set_ranks(units: NewUnits, vst: float) -> None:
     """
-    Layer 2: how late and how early a VST's card comes, by factors of 2 from one VST with a card to the next.
+    Layer 2: how late and how early a VST's card comes, by factors of 2 from one limit to the next.
 
     Args:
         vst: how large `IS_VST` is in VSTs that show cards.
     """
     up, one = units.row({at.IS_VST: 1 / vst}), units.row({at.ONE: 1 / SIZE})
     rank = units.row({at.RANK: 1.0})
-    for limit in range(1, LIMITS + 1):
+    for number, limit in enumerate(LIMITS, 1):
         edge = _share(limit + 0.5, RANK_WEIGHT)
-        units.step(rank, edge - 0.001, edge + 0.001, one, up, units.row({at.LATENESS: 2.0 ** (limit - LIMITS) / 8}))
-        units.step(-rank, -edge - 0.001, -edge + 0.001, one, up, units.row({at.EARLINESS: 2.0**-limit / 8}))
+        late, early = 2.0 ** (number - len(LIMITS)) / 8, 2.0**-number / 8
+        units.step(rank, edge - 0.001, edge + 0.001, one, up, units.row({at.LATENESS: late}))
+        units.step(-rank, -edge - 0.001, -edge + 0.001, one, up, units.row({at.EARLINESS: early}))
 
 
 def set_products(units: NewUnits, text: float) -> None:
