@@ -36,7 +36,7 @@ class Passes:
 class OverlappedPasses(Passes):
     """The same, two windows at a time where much is kept: see [`LayerThread`]."""
 
-    WORTH = 1024  # entries kept, from which on attention to them is work enough for two threads
+    WORTH = 256  # entries kept, from which on attention to them is work enough for two threads
 
     def __init__(self, language_model: nn.Module, cache: VideoXLCache):
         super().__init__(language_model, cache)
