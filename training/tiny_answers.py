@@ -148,10 +148,11 @@ class Answers:
         without: Sequence[int] = (),
     ) -> None:
         """Adds `to` by as much as rows hold of what is `asked`, and `without` any of some others; see [`say`]."""
-        # Where the middle one of three is due, or an order's letter, flags' places have codes.
-        of = {COLON: -40 * MISSING, FLAG[" ("]: -40 * MISSING}
-        of |= dict.fromkeys(without, -MISSING)
-        of |= dict.fromkeys((behind,) if isinstance(behind, int) else behind, MISSING)
+        behind = (behind,) if isinstance(behind, int) else behind
+        # Where the middle one of three is due, or an order's letter, and in signs, flags' places have codes.
+        coded = (COLON, FLAG[" ("], SIGN) if set(behind) & set(at.ENDS) else ()
+        of = dict.fromkeys((*coded, COLON), -40 * MISSING)
+        of |= dict.fromkeys(without, -MISSING) | dict.fromkeys(behind, MISSING)
         low, high = limits
         if step is None:
             of, (low, high) = {dimension: weight / MISSING for dimension, weight in of.items()}, (0.4, 0.6)

@@ -27,7 +27,7 @@ from .tiny_data import turns
 from .tiny_growth import widened
 from .tiny_heads import SIZE, NewHeads, Sizes
 from .tiny_parts import PLAIN_ATTENTION
-from .tiny_units import FIRST_UNIT, UNITS, NewUnits, codes
+from .tiny_units import FIRST_UNIT, UNITS, NewUnits
 
 LAYERS, OLD_HEADS, OLD_KEY_HEADS = 6, 4, 2
 NAMED = 80.0  # of the last norm, where answers name what was chosen
@@ -218,13 +218,13 @@ def mark_words(model: VideoXLForCausalLM, tokenizer: PreTrainedTokenizerBase) ->
 
     table = model.get_input_embeddings().weight
     table[:, at.ONE] = SIZE
-    of_signs, of_roles = codes()
+    of_signs, of_roles = at.codes()
     for (kind, value), code in zip(at.SIGNS, of_signs):
         (row,) = rows(f" {value}")
         table[row, list(at.CODE)] = SIZE * code
         table[row, [at.SIGN, at.ASKED_KIND[CARDS.index(kind)]]] = SIZE
     for word, code in zip(at.ROLES, of_roles):
-        table[rows(word)[0], list(at.CODE)] = SIZE / 2 * code  # so that none is taken for a sign
+        table[rows(word)[0], list(at.CODE)] = SIZE * code
     letters = torch.eye(len(at.LETTER))
     for letter, code in zip(at.LETTERS, [*letters, letters.mean(0)]):
         table[rows(letter)[0], list(at.LETTER)] = SIZE * code

@@ -30,6 +30,7 @@ from .tiny_space import (
     NEW_HEADS,
     NEW_KEYS,
     OPTION_SLOT,
+    ORDER_SLOTS,
     OTHER_SLOT,
     SECOND_SLOT,
     SHOWN_SLOT,
@@ -372,8 +373,9 @@ def _choose(heads: NewHeads, text: float) -> None:
     for slot, order in ((SECOND_SLOT, at.LATENESS), (OTHER_SLOT, at.EARLINESS)):
         # Tokens behind a sign's know the same of it, but are not as long.
         heads.key(TEXT, slot, by={order: 1 / text, at.LATE_SIGN: -10 / text})
-    for slot, own in enumerate(at.CODE):
-        heads.value(TEXT, slot, by={own: 1 / text})
+    for slot, (own, *roles) in enumerate(zip(at.CODE, *at.codes()[1].tolist())):
+        taken_out = {role: -code / text for role, code in zip(at.ROLE, roles)}  # words of roles are no signs
+        heads.value(TEXT, slot, by={own: 1 / text, **taken_out})
 
 
 def _only_where(heads: NewHeads, head: int, wanted: Mapping[int, float], text: float, rest: float = 4.0) -> None:
@@ -394,22 +396,35 @@ def _near(heads: NewHeads, head: int, near: Mapping[int, int], text: float) -> N
 def set_order(heads: NewHeads, text: float) -> None:
     """
     Layer 4: behind "middle:" the codes of the earliest and of the latest sign that were named; of the earliest also
-    where the letter of an order is due. Everywhere the nearest beginning of an answer's part.
+    where the letter of an order is due. Everywhere the nearest beginning of an answer's part. Where an option has a
+    second sign, its letter, and a little of the first sign's code.
 
     Args:
         text: how large `ONE` is where text names a sign.
     """
     _choose(heads, text)
-    middle, due, order = at.LATE_ROLE[2], at.FLAG[" ("], at.INTENT[2]
+    middle, due, order, third = at.LATE_ROLE[2], at.FLAG[" ("], at.INTENT[2], at.INTENT[5]
     _near(heads, 6, {at.FLAG.get(word, at.COLON): near for word, near in at.NEAR.items()}, text)
-    _only_where(heads, 7, {at.COLON: 2.7, middle: 2.1, due: 3.5, order: 1 / 3}, text)
-    _only_where(heads, 8, {at.COLON: 3.4, middle: 2.4}, text)
+    wanted = {at.COLON: 2.7, middle: 2.1, due: 3.5, order: 1 / 3, third: -2}
+    _only_where(heads, 7, wanted, text)
+    _only_where(heads, 8, {**wanted, at.SIGN: 3.4, **dict.fromkeys(at.LETTER, -6)}, text)
     # The first has been said by then, the last has not; rows of questions have smaller codes than those of answers.
-    for head, by, asked, size in ((7, OTHER_SLOT, (middle, due), 1.0), (8, SECOND_SLOT, (middle,), 1.7)):
-        heads.ask(TEXT, head, SHOWN_SLOT, 1.0)
-        heads.ask(TEXT, head, by, by=dict.fromkeys(asked, STEEP / text))
+    for head, by, size in ((7, OTHER_SLOT, 1.0), (8, SECOND_SLOT, 1.7)):
+        heads.ask(TEXT, head, SHOWN_SLOT, by={middle: 1 / text, due: 1 / text})
+        heads.ask(TEXT, head, by, by={middle: STEEP / text, due: STEEP / text})
         for slot in range(CODE_SIZE):
             heads.write(head, slot, at.ENDS[slot], size)
+    for pair in range(at.TURNING):
+        heads.key(TEXT, pair, KEY)
+        heads.sink_has("k", pair, 0.0)
+    heads.look_back(TEXT, 8, 2, 4000.0, {at.SIGN: text})
+    for slot, letter in enumerate(at.LETTER, 16):
+        heads.value(TEXT, slot, by={letter: 1 / text})
+        heads.write(8, slot, letter, 1.4 * SIZE)
+    heads.value(TEXT, 19, by=dict.fromkeys(at.LETTER, 1 / text))
+    heads.write(8, 19, at.OPTIONS, 1.4 * SIZE)
+    for slot, told in zip(at.PART_OF_CODE, at.LATE_KIND):
+        heads.write(8, slot, told, 1.4 * SIZE)
 
 
 def set_choices(heads: NewHeads, text: float) -> None:
@@ -469,9 +484,16 @@ def _set_letters(heads: NewHeads, text: float) -> None:
     due, begins = at.FLAG[" ("], at.FLAG["\n"]
     _only_where(heads, 8, {due: 5, begins: 5}, text, rest=2.5)
     for slot, late, end in zip(CODE_SLOTS, at.LATE_CODE, at.ENDS):
-        heads.ask(TEXT, 8, slot, by={late: 300 / text, end: 600 * SIZE / text})
-    heads.key(TEXT, OPTION_SLOT, by={at.ONE: -600 / text, **dict.fromkeys(at.LETTER, 600 / text)})
-    heads.key(VSTS, OPTION_SLOT, -1000.0)
+        heads.ask(TEXT, 8, slot, by={late: 300 / text, end: -1000 * SIZE / text})
+    for slot, part, late_kind in zip(ORDER_SLOTS, at.PART_OF_CODE, at.LATE_KIND):
+        heads.key(TEXT, slot, by={late_kind: 1 / text})
+        first_not_last = {at.ENDS[part]: 2500 * SIZE / text, at.LATE_CODE[part]: -4500 / text}
+        heads.ask(TEXT, 8, slot, by=first_not_last)
+    heads.ask(TEXT, 8, SHOWN_SLOT, by={at.INTENT[2]: 1 / 3 / text})
+    size = 600 / text
+    shown = {at.ONE: -2 * size, **dict.fromkeys((at.SIGN, *at.ROLE, *at.LETTER), size), at.OPTIONS: size / 2}
+    heads.key(TEXT, OPTION_SLOT, by={**shown, at.LATE_SIGN: -10 * size})
+    heads.key(VSTS, OPTION_SLOT, -3000.0)
     heads.sink_has("k", OPTION_SLOT, 0.0)
     heads.ask(TEXT, 8, OPTION_SLOT, by={due: 1 / text})
     _ask_for_name(heads, 8, (begins,), text)

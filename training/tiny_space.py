@@ -4,6 +4,9 @@ Rows are VSTs' or text's, and some dimensions mean one thing in VSTs and another
 before writes here; what is written is small beside the rest, so that norms stay as they were.
 """
 
+import torch
+from torch import nn
+
 from videoxl.synthetic.needles import CARDS, VALUES
 
 OWN = 128  # dimensions that the model had
@@ -83,7 +86,21 @@ WIDTH = 32
 SINK_SLOT, BAR_SLOT, OTHER_SLOT, SECOND_SLOT, WORD_SLOT = 15, 31, 14, 30, 29
 CODE_SLOTS = tuple(slot for slot in (*range(6, 16), *range(22, 32)) if slot not in (15, 31, 14, 30))
 OPTION_SLOT, NAME_SLOT = 27, 28  # where `CODE_SLOTS` hold a code alone
+ORDER_SLOTS, PART_OF_CODE = (4, 20), (5, 9)  # of an option's first sign, where its second stands: two of a code's
 SHOWN_SLOT = 5  # which turns by some ten-thousandths from place to place; the sink's slot turns with `BAR_SLOT`
 TURNING = 5
 HEADS, KEY_HEADS = 9, 3  # of queries and of keys, all together
 NEW_HEADS, NEW_KEYS = (6, 7, 8), 2
+
+
+def codes() -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of unit length, nearly at right angles: of signs [signs, `CODE_SIZE`], and of roles [roles, ...]."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(len(SIGNS) + len(ROLES), CODE_SIZE, generator=generator)
+    codes = nn.functional.normalize(codes, dim=1)
+    for _ in range(3000):
+        alike = codes @ codes.T - torch.eye(len(codes))
+        near = alike.abs()
+        pushed = (near**5 * alike.sign()) @ codes / (near**5).sum(1, keepdim=True).clamp(min=1e-9)
+        codes = nn.functional.normalize(codes - 0.3 * near.amax(1, keepdim=True) * pushed, dim=1)
+    return codes[: len(SIGNS)], codes[len(SIGNS) :]

@@ -95,24 +95,11 @@ def set_signs(units: NewUnits, weights: torch.Tensor, biases: torch.Tensor, one:
     """
     is_vst = units.row({at.IS_VST: 1 / one})
     height = SIZE * (one / card) ** 2
-    for number, (code, weight, bias) in enumerate(zip(codes()[0], weights, biases)):
+    for number, (code, weight, bias) in enumerate(zip(at.codes()[0], weights, biases)):
         kind = at.CARDS.index(at.SIGNS[number][0])
         told = {**dict(zip(at.CODE, code.tolist())), at.KIND[kind]: 1.0, at.SIGN: 1.0}
         shown = nn.functional.pad(weight, (0, len(is_vst) - len(weight))) + bias * is_vst
         units.step(shown, ABSENT, SHOWN, is_vst, is_vst, height * units.row(told))
-
-
-def codes() -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes of unit length, nearly at right angles: of signs [signs, `CODE_SIZE`], and of roles [roles, ...]."""
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randn(len(at.SIGNS) + len(at.ROLES), at.CODE_SIZE, generator=generator)
-    codes = nn.functional.normalize(codes, dim=1)
-    for _ in range(3000):
-        alike = codes @ codes.T - torch.eye(len(codes))
-        near = alike.abs()
-        pushed = (near**5 * alike.sign()) @ codes / (near**5).sum(1, keepdim=True).clamp(min=1e-9)
-        codes = nn.functional.normalize(codes - 0.3 * near.amax(1, keepdim=True) * pushed, dim=1)
-    return codes[: len(at.SIGNS)], codes[len(at.SIGNS) :]
 
 
 def _share(count: float, log_weight: float) -> float:
