@@ -4,7 +4,8 @@ Training alone, with thousands of questions, taught weights of this size nothing
 among the old ones were drowned by what those write. So the model is widened (`tiny_growth.py`), and what it has not
 learned is set into what nothing else uses: a VST's sign without noise, clocks, ranks and counts (`tiny_heads.py`,
 `tiny_units.py`, places in `tiny_space.py`). Only one thing is fitted: which sign a VST's frame shows, by a regression
-on what the first layer's VSTs hold. Answers that say what was found are set, too (`tiny_answers.py`).
+on what the first layer's VSTs hold. Answers that say what was found are set, too (`tiny_choices.py`, and word by word
+`tiny_answers.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from videoxl.processing.processing_videoxl import VideoXLProcessor
 from videoxl.synthetic.needles import CARDS, COLOURS
 from videoxl.synthetic.tasks import draw_sample
 
-from . import tiny_heads, tiny_units
+from . import tiny_choices, tiny_heads, tiny_units
 from . import tiny_space as at
 from .tiny_answers import Answers
 from .tiny_data import turns
@@ -103,9 +104,9 @@ class Circuits:
         one = self._measured(self.layers[3].input_layernorm)
         tiny_heads.set_finders(self._heads(3), one.sign, one.card, one.naming)
         tiny_units.set_products(self._units(3), self._measured(self.layers[3].post_attention_layernorm).text)
-        tiny_heads.set_order(self._heads(4), self._measured(self.layers[4].input_layernorm).naming)
+        tiny_choices.set_order(self._heads(4), self._measured(self.layers[4].input_layernorm).naming)
         tiny_units.set_steps(self._units(4), self._measured(self.layers[4].post_attention_layernorm).text)
-        tiny_heads.set_choices(self._heads(5), self._measured(self.layers[5].input_layernorm).naming)
+        tiny_choices.set_choices(self._heads(5), self._measured(self.layers[5].input_layernorm).naming)
         with torch.no_grad():
             self.model.model.language_model.norm.weight[list(at.CODE)] = NAMED
         text = self._measured(self.layers[5].post_attention_layernorm).text

@@ -126,7 +126,7 @@ def test_codes_of_signs_and_roles_are_far_apart():
     assert signs.shape == (37, at.CODE_SIZE) and roles.shape == (3, at.CODE_SIZE)
     every = torch.cat([signs, roles])
     alike = every @ every.T
-    # The middle one of three is what is least like the two others: see `tiny_heads.set_choices`.
+    # The middle one of three is what is least like the two others: see `tiny_choices.set_choices`.
     assert alike.fill_diagonal_(0).abs().max() < 0.31 and torch.allclose(every.norm(dim=1), torch.ones(40))
 
 
