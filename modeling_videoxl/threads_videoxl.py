@@ -46,7 +46,9 @@ class _Thread:
     """One thread, whose work is done in order; to be closed, or used in a `with` statement."""
 
     def __init__(self, name: str):
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        # A new thread would share operations among as many cores as the process began with, whatever was set since.
+        threads = (torch.get_num_threads(),)
+        self._pool = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=threads)
 
     def _start(self, work: Callable, *args: Any) -> Future:
         return self._pool.submit(self._done, torch.is_inference_mode_enabled(), work, *args)
