@@ -34,16 +34,14 @@ class Passes:
 
 
 class OverlappedPasses(Passes):
-    """The same, two windows at a time where much is kept: see [`LayerThread`]."""
-
-    WORTH = 256  # entries kept, from which on attention to them is work enough for two threads
+    """The same, two windows at a time: see [`LayerThread`]."""
 
     def __init__(self, language_model: nn.Module, cache: VideoXLCache):
         super().__init__(language_model, cache)
         self._thread = cache.under_way = LayerThread()
 
     def run(self, embeds: torch.Tensor, segment: Segment, hidden_needed: bool = True, **kwargs):
-        if not hidden_needed and segment.visual and self._cache.physical_length >= self.WORTH:
+        if not hidden_needed and segment.visual:
             return super().run(embeds, segment, hidden_needed=False, later=self._thread, **kwargs)
         self.flush()
         return super().run(embeds, segment, hidden_needed=hidden_needed, **kwargs)

@@ -7,7 +7,6 @@ import threading
 import pytest
 import torch
 
-from videoxl.modeling_videoxl.checkpointing_videoxl import OverlappedPasses
 from videoxl.modeling_videoxl.threads_videoxl import VisionThread
 
 
@@ -29,12 +28,6 @@ def seen_in(small):
         lambda *_: names.append(threading.current_thread().name)
     )
     return names
-
-
-@pytest.fixture
-def two_windows_at_a_time(one_core_an_operation, monkeypatch):
-    """However little is kept."""
-    monkeypatch.setattr(OverlappedPasses, "WORTH", 0)
 
 
 @pytest.fixture
@@ -195,7 +188,7 @@ def assert_same_entries(ours, plain):
     assert ours.summary() == plain.summary()
 
 
-def test_two_windows_at_a_time_keep_what_one_by_one_keep(small, film, layers_in, two_windows_at_a_time):
+def test_two_windows_at_a_time_keep_what_one_by_one_keep(small, film, layers_in, one_core_an_operation):
     ids, pixels = film
     prefix, half = torch.tensor([ids[:9]]), (len(layers_in) - 1) // 2
     ours = small.model.prefill_video(prefix, Film(pixels), 4)
@@ -208,7 +201,7 @@ def test_two_windows_at_a_time_keep_what_one_by_one_keep(small, film, layers_in,
     assert_same_entries(ours, plain)
 
 
-def test_two_windows_at_a_time_of_ragged_rows_and_mixed_ratios(small, film, layers_in, two_windows_at_a_time):
+def test_two_windows_at_a_time_of_ragged_rows_and_mixed_ratios(small, film, layers_in, one_core_an_operation):
     ids, pixels = film
     rows = [ids, small.text(len(ids) - 56) + [small.video] * 52 + small.text(4)]
     given = {"pixel_values_videos": [pixels, pixels[:13]], "compression_ratio": 4}
@@ -220,7 +213,7 @@ def test_two_windows_at_a_time_of_ragged_rows_and_mixed_ratios(small, film, laye
     assert ours[1] == small.generate(ids, pixel_values_videos=[pixels], compression_ratio=[2, 0, 16, 4])
 
 
-def test_who_looks_at_the_memory_between_windows_sees_whole_ones(small, film, layers_in, two_windows_at_a_time):
+def test_who_looks_at_the_memory_between_windows_sees_whole_ones(small, film, layers_in, one_core_an_operation):
     ids, pixels = film
     prefix, seen = torch.tensor([ids[:9]]), {True: [], False: []}
     for apart, chunks in ((True, Film(pixels)), (False, iter([pixels]))):
@@ -232,7 +225,7 @@ def test_who_looks_at_the_memory_between_windows_sees_whole_ones(small, film, la
         assert_same_entries(ours, plain)
 
 
-def test_an_error_of_a_later_layer_loses_nothing(small, film, two_windows_at_a_time):
+def test_an_error_of_a_later_layer_loses_nothing(small, film, one_core_an_operation):
     ids, pixels = film
     memory = small.model.prefill_video(torch.tensor([ids[:9]]), Film(pixels))
     expected = small.generate([*ids, 5, 6, 7], past_key_values=memory.copy())
@@ -250,11 +243,3 @@ def test_an_error_of_a_later_layer_loses_nothing(small, film, two_windows_at_a_t
     hook.remove()
     assert passes[1].startswith("layers") and not threads_left()
     assert small.generate([*ids, 5, 6, 7], past_key_values=memory) == expected
-
-
-def test_two_windows_at_a_time_from_what_it_is_worth_on(small, film, layers_in, one_core_an_operation, monkeypatch):
-    ids, pixels = film
-    monkeypatch.setattr(OverlappedPasses, "WORTH", 9 + 2 * 12)  # the prefix, and two windows' VSTs
-    ours = small.model.prefill_video(torch.tensor([ids[:9]]), Film(pixels), 4)
-    assert layers_in[-1] == ["MainThread"] * 3 + ["layers"] * 2
-    assert_same_entries(ours, small.model.prefill_video(torch.tensor([ids[:9]]), iter([pixels]), 4))
