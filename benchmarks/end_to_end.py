@@ -6,11 +6,11 @@ first uses do not count:
 
 - `stages`, on one core: what stages take, in processor time of the thread that works, which other work touches least.
   Seconds per frame of reading (decoding, resizing, cropping) and of vision, and a line a + b x kept entries through
-  the seconds of all full windows. For the line a window's seconds are the least of the readings (three of the longest
-  film; of a shorter one as many as make as many frames): what else a machine does only ever adds to them. Its points
-  are means of 16 neighbouring windows, which go with 9 chunks of 16 frames: on one core a window right behind a chunk
-  takes longer than others, as the chunk took its place in the caches. a of the first and of the second half goes with
-  the whole's b.
+  the seconds of all full windows. The films are read in turn, three times (a shorter one each time as often as makes
+  as many frames): a machine that is slower for minutes is so for all of them. For the line a window's seconds are the
+  least of the readings: what else a machine does only ever adds to them. Its points are means of 16 neighbouring
+  windows, which go with 9 chunks of 16 frames: on one core a window right behind a chunk takes longer than others, as
+  the chunk took its place in the caches. a of the first and of the second half goes with the whole's b.
 - `whole`, as users run it, in several processes one after the other, of which that with the middle wall time for its
   processor seconds is told, and the others' quotients with it: peak resident size, and wall time beside half of all
   processor seconds and beside half of what the stages took. Draws which stage worked when.
@@ -40,7 +40,7 @@ COLOURS = {"read": "#4c78a8", "vision": "#f58518", "windows": "#54a24b", "rest":
 WARM_UP = 300  # frames, of two groups of pictures, so that two threads read
 SIZE = 160, 90
 CYCLE = 16  # windows of the small checkpoint, after which windows and chunks of frames begin together again
-READINGS = 3  # of the longest film
+TURNS = 3  # of reading all films for what stages take
 WHOLE = 3  # processes that read a film as users do
 
 
@@ -127,22 +127,32 @@ def warm_pipeline(warm_up: str, ratio: int):
 
 
 def measure_stages(path: str, warm_up: str, ratio: int, readings: int) -> dict:
-    """What the stages take of one film in this process, on one core: there they work one after the other."""
+    """What the stages take of one film in this process, on one core: there they work one after the other; one turn."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pipe, ask = warm_pipeline(warm_up, ratio)
     spans = Spans()
     watch(spans, pipe, whole_windows=True)
     for _ in range(readings):
-        told = ask(path)
-    frames = told["memory"]["visual_tokens_seen"] // pipe.processor.tokens_per_frame
-    seconds = {stage: spans.processor(stage) / readings for stage in STAGES}
+        ask(path)
+    kept, seconds = least(spans.of("windows"), readings)
     return {
         "readings": readings,
-        "stages": seconds,
-        "read_per_frame": seconds["read"] / frames,
-        "vision_per_frame": seconds["vision"] / frames,
-        "windows": fit(spans.of("windows"), readings),
+        "stages": {stage: spans.processor(stage) / readings for stage in STAGES},
+        "windows": [kept.tolist(), seconds.tolist()],
+    }
+
+
+def of_turns(turns: Sequence[dict], frames: int) -> dict:
+    """What the stages take of one film, by all turns."""
+    stages = {stage: sum(turn["stages"][stage] for turn in turns) / len(turns) for stage in STAGES}
+    kept, seconds = (np.array([turn["windows"][part] for turn in turns]) for part in (0, 1))
+    return {
+        "readings": sum(turn["readings"] for turn in turns),
+        "stages": stages,
+        "read_per_frame": stages["read"] / frames,
+        "vision_per_frame": stages["vision"] / frames,
+        "windows": fit(kept[0], seconds.min(axis=0)),
     }
 
 
@@ -169,15 +179,19 @@ def measure_whole(path: str, warm_up: str, ratio: int) -> dict:
     }
 
 
-def fit(rows: Sequence[tuple], readings: int) -> dict:
+def least(rows: Sequence[tuple], readings: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Seconds of a window as a + b x kept entries.
+    By window, entries kept before it and the least seconds of any reading, [windows] each.
 
     Args:
         rows: of `Spans`, the full windows of all readings, reading by reading.
     """
     kept, seconds = (np.array([row[at] for row in rows], float).reshape(readings, -1) for at in (5, 4))
-    kept, seconds = kept[0], seconds.min(axis=0)  # [windows]
+    return kept[0], seconds.min(axis=0)
+
+
+def fit(kept: np.ndarray, seconds: np.ndarray) -> dict:
+    """Seconds of a window as a + b x kept entries; both [windows]."""
     size = CYCLE if len(kept) >= 4 * CYCLE else 1
     groups = [slice(at, at + size) for at in range(0, len(kept) - size + 1, size)]
     x, y = (np.array([values[group].mean() for group in groups]) for values in (kept, seconds))
@@ -240,13 +254,21 @@ def in_child(*arguments) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(path: Path, warm_up: Path, ratio: int, readings: int) -> dict:
-    """Both ways of one film, each in processes of its own."""
-    common = ("--one", path, "--warm-up", warm_up, "--ratio", ratio)
-    wholes = sorted((in_child(*common) for _ in range(WHOLE)), key=lambda whole: whole["wall_of_half_processor"])
-    every = [whole["wall_of_half_processor"] for whole in wholes]
-    result = {**wholes[WHOLE // 2], "wall_of_half_processor_all": every, **in_child(*common, "--readings", readings)}
-    return {**result, "wall_of_half_stages": result["wall"] / (sum(result["stages"].values()) / 2)}
+def measure(paths: Sequence[Path], warm_up: Path, ratio: int, readings: Sequence[int]) -> list[dict]:
+    """Both ways of every film, each in processes of its own; the stages in turns, with so many readings a turn."""
+    common = [("--one", path, "--warm-up", warm_up, "--ratio", ratio) for path in paths]
+    results, turns = [], [[] for _ in paths]
+    for film in common:
+        wholes = sorted((in_child(*film) for _ in range(WHOLE)), key=lambda whole: whole["wall_of_half_processor"])
+        every = [whole["wall_of_half_processor"] for whole in wholes]
+        results.append({**wholes[WHOLE // 2], "wall_of_half_processor_all": every})
+    for _ in range(TURNS):
+        for film, count, own in zip(common, readings, turns):
+            own.append(in_child(*film, "--readings", count))
+    for result, own in zip(results, turns):
+        result |= of_turns(own, result["frames"])
+        result["wall_of_half_stages"] = result["wall"] / (sum(result["stages"].values()) / 2)
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -263,12 +285,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         told = measure_stages(*one, arguments.readings) if arguments.readings else measure_whole(*one)
         print(json.dumps(told))
         return
-    results, lengths = [], [int(frames) for frames in arguments.frames.split(",")]
+    lengths = [int(frames) for frames in arguments.frames.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         warm_up = write_long_film(Path(folder) / "warm_up.mp4", WARM_UP, *SIZE)
-        for frames in lengths:
-            path = write_long_film(Path(folder) / f"{frames}.mp4", frames, *SIZE)
-            results.append(measure(path, warm_up, arguments.ratio, READINGS * max(lengths) // frames))
+        paths = [write_long_film(Path(folder) / f"{frames}.mp4", frames, *SIZE) for frames in lengths]
+        results = measure(paths, warm_up, arguments.ratio, [max(lengths) // frames for frames in lengths])
     arguments.output.parent.mkdir(exist_ok=True)
     draw(results[0], arguments.output.with_suffix(".png"))
     for result in results:

@@ -13,19 +13,21 @@ def test_the_line_is_found_behind_pauses_of_single_readings():
     seconds = np.tile(0.01 + 2e-6 * kept, (3, 1))
     seconds[0, ::7] += 1
     rows = [("windows", 0, 0.0, 0.0, *row[::-1]) for reading in seconds for row in zip(kept, reading)]
-    line = end_to_end.fit(rows, readings=3)
+    line = end_to_end.fit(*end_to_end.least(rows, readings=3))
     assert line["windows"] == 1000 and line["r2"] == pytest.approx(1)
     assert line["b"] == pytest.approx(2e-6)
     assert [line[name] for name in ("a", "a_first_half", "a_second_half")] == pytest.approx([0.01] * 3)
 
 
-def test_runs(tmp_path):
+def test_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(end_to_end, "WHOLE", 1)  # a process takes ten seconds to begin
+    monkeypatch.setattr(end_to_end, "TURNS", 2)
     output = tmp_path / "results" / "end_to_end.json"
     end_to_end.main(["--frames", "60", "--output", str(output)])
     record = json.loads(output.read_text())
     (film,) = record["films"]
     # 60 frames of 16 tokens are 6 windows of 144 and a rest of 96; the small checkpoint keeps 3,072 bytes of an entry.
-    assert film["frames"] == 60 and film["windows"]["windows"] == 6
+    assert film["frames"] == 60 and film["windows"]["windows"] == 6 and film["readings"] == 2
     assert film["kept_mb"] > 60 * 3072 / 1e6
     assert film["peak_mb"] >= film["peak_before_mb"] > 0
     assert min(film["stages"].values()) > 0 and film["wall_of_half_stages"] > 0
