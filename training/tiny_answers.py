@@ -54,7 +54,7 @@ class Answers:
             self.say(end, about, " (", END, step=at.OPTIONS)
         self.say(" (", at.INTENT, at.LETTERS[-1])
         for letter, told in zip(at.LETTERS, at.LETTER):
-            self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.38, 0.46))
+            self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.55, 0.65))
 
     def _set_choices(self) -> None:
         """'The first: K.', 'The last: K.', 'The first: K, middle: 7, last: star.'"""

@@ -16,7 +16,7 @@ from .tiny_space import (
     NAME_SLOT,
     NEW_HEADS,
     OPTION_SLOT,
-    ORDER_SLOTS,
+    ORDER_SLOT,
     OTHER_SLOT,
     SECOND_SLOT,
     SHOWN_SLOT,
@@ -24,6 +24,8 @@ from .tiny_space import (
 )
 
 STEEP = 1e11  # how order is asked for; the least difference is of some 1e-11
+LAST_SIZE = 1.7  # of the last one's code beside the first one's
+ALIKE = 900.0  # what the first sign of an option counts where it is the earliest
 ORDER, THIRD = at.INTENT[2], at.INTENT[5]
 
 
@@ -63,7 +65,7 @@ def set_order(heads: NewHeads, text: float) -> None:
     """
     Layer 4: behind "middle:", and where the letter of an order is due, the codes of the earliest and of the latest
     sign that were named. Everywhere the nearest beginning of an answer's part. Where an option of an order has its
-    second sign, its letter, and two dimensions of the first sign's code.
+    second sign, its letter, and the codes of its first sign and of the earliest.
 
     Args:
         text: how large `ONE` is where text names a sign.
@@ -72,14 +74,19 @@ def set_order(heads: NewHeads, text: float) -> None:
     middle, due = at.LATE_ROLE[2], at.FLAG[" ("]
     _near(heads, 6, {at.FLAG.get(word, at.COLON): near for word, near in at.NEAR.items()}, text)
     wanted = {at.COLON: 2.7, middle: 2.1, due: 3.5, ORDER: 1 / 3, THIRD: -2}
-    _only_where(heads, 7, wanted, text)
-    _only_where(heads, 8, {**wanted, at.SIGN: 3.4, **dict.fromkeys(at.LETTER, -6)}, text)
+    wanted |= {at.SIGN: 3.4, **dict.fromkeys(at.LETTER, -6)}
     # The first has been said by then, the last has not; rows of questions have smaller codes than those of answers.
-    for head, by, size in ((7, OTHER_SLOT, 1.0), (8, SECOND_SLOT, 1.7)):
-        heads.ask(TEXT, head, SHOWN_SLOT, by={middle: 1 / text, due: 1 / text})
-        heads.ask(TEXT, head, by, by={middle: STEEP / text, due: STEEP / text})
+    for head, by, size, rows in (
+        (7, OTHER_SLOT, 1.0, (middle, due, at.SIGN)),
+        (8, SECOND_SLOT, LAST_SIZE, (middle, due)),
+    ):
+        _only_where(heads, head, wanted, text)
+        heads.ask(TEXT, head, SHOWN_SLOT, by=dict.fromkeys(rows, 1 / text))
+        heads.ask(TEXT, head, by, by=dict.fromkeys(rows, STEEP / text))
         for slot in range(CODE_SIZE):
             heads.write(head, slot, at.ENDS[slot], size)
+    for slot, late in enumerate(at.LATE_CODE):
+        heads.write(7, slot, late, SIZE)
     for pair in range(at.TURNING):
         heads.key(TEXT, pair, KEY)
         heads.sink_has("k", pair, 0.0)
@@ -89,8 +96,6 @@ def set_order(heads: NewHeads, text: float) -> None:
         heads.write(8, slot, letter, 1.4 * SIZE)
     heads.value(TEXT, 19, by=dict.fromkeys(at.LETTER, 1 / text))
     heads.write(8, 19, at.OPTIONS, 1.4 * SIZE)
-    for slot, told in zip(at.PART_OF_CODE, at.LATE_KIND):
-        heads.write(8, slot, told, 1.4 * SIZE)
 
 
 def set_choices(heads: NewHeads, text: float) -> None:
@@ -145,17 +150,15 @@ def _set_names(heads: NewHeads, text: float) -> None:
 def _set_letters(heads: NewHeads, text: float) -> None:
     """
     Head 8: where a letter is due, that of the option which begins as the answer ended; of an order, that whose second
-    sign is neither the first nor the last, and whose first sign is more like the first than like the last. Where an
-    answer begins, whether the question names a sign, and whether the film shows it.
+    sign is neither the first nor the last, and whose first sign is the first. Where an answer begins, whether the
+    question names a sign, and whether the film shows it.
     """
     due, begins = at.FLAG[" ("], at.FLAG["\n"]
     _only_where(heads, 8, {due: 5, begins: 5}, text, rest=2.5)
     for slot, late, end in zip(CODE_SLOTS, at.LATE_CODE, at.ENDS):
-        heads.ask(TEXT, 8, slot, by={late: 300 / text, end: -1000 * SIZE / text})
-    for slot, part, late_kind in zip(ORDER_SLOTS, at.PART_OF_CODE, at.LATE_KIND):
-        heads.key(TEXT, slot, by={late_kind: 1 / text})
-        first_not_last = {at.ENDS[part]: 2500 * SIZE / text, at.LATE_CODE[part]: -4500 / text}
-        heads.ask(TEXT, 8, slot, by=first_not_last)
+        heads.ask(TEXT, 8, slot, by={late: 300 / text, end: -1300 * SIZE / text})
+    heads.key(TEXT, ORDER_SLOT, by={at.EARLIEST: 1 / text})
+    heads.ask(TEXT, 8, ORDER_SLOT, by={due: ALIKE / text})
     heads.ask(TEXT, 8, SHOWN_SLOT, by={ORDER: 1 / 3 / text})
     size = 600 / text
     shown = {at.ONE: -2 * size, **dict.fromkeys((at.SIGN, *at.ROLE, *at.LETTER), size), at.OPTIONS: size / 2}

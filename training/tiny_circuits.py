@@ -105,7 +105,9 @@ class Circuits:
         tiny_heads.set_finders(self._heads(3), one.sign, one.card, one.naming)
         tiny_units.set_products(self._units(3), self._measured(self.layers[3].post_attention_layernorm).text)
         tiny_choices.set_order(self._heads(4), self._measured(self.layers[4].input_layernorm).naming)
-        tiny_units.set_steps(self._units(4), self._measured(self.layers[4].post_attention_layernorm).text)
+        units, one = self._units(4), self._measured(self.layers[4].post_attention_layernorm)
+        tiny_units.set_steps(units, one.text)
+        tiny_units.set_likeness(units, one.naming)
         tiny_choices.set_choices(self._heads(5), self._measured(self.layers[5].input_layernorm).naming)
         with torch.no_grad():
             self.model.model.language_model.norm.weight[list(at.CODE)] = NAMED

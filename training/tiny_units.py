@@ -149,6 +149,20 @@ def set_products(units: NewUnits, text: float) -> None:
         units.step(units.row({at.RATIO: sense}), edge - 0.01, edge + 0.01, one, up, units.row({told: SIZE}))
 
 
+def set_likeness(units: NewUnits, text: float) -> None:
+    """
+    Layer 4: where an option of an order has its second sign, how like its first sign the earliest is.
+
+    Args:
+        text: how large `ONE` is in text.
+    """
+    has_letter = units.row({**dict.fromkeys(at.LETTER, 240 / text), at.ONE: -120 / text})  # elsewhere gates stay shut
+    told = units.row({at.EARLIEST: SIZE})
+    for end, late in zip(at.ENDS, at.LATE_CODE):
+        first = {end: SIZE / text, late: -1 / text}  # `ENDS` have the earliest's code as well
+        units.product(units.row(first), units.row({late: 1 / text}), has_letter, told)
+
+
 def set_steps(units: NewUnits, text: float) -> None:
     """
     Layer 4: in which tenth and third of the film the card is that text names, and how often it is shown.

@@ -242,6 +242,16 @@ def test_what_tells_a_sign_holds_in_colours_that_it_was_not_fitted_to():
             "Sort by time: the letter K, the star, the number 7.\n(A) 7, star, K\n(B) K, 7, star\n(C) star, K, 7",
             "The first: K, middle: 7, last: star. (B)",
         ),
+        (  # two with the right one in the middle, and the last option
+            "Sort by time: the letter K, the star, the number 7.\n"
+            "(A) star, 7, K\n(B) star, K, 7\n(C) 7, K, star\n(D) K, 7, star",
+            "The first: K, middle: 7, last: star. (D)",
+        ),
+        (
+            "In which order did these appear: the number 7, the star, the letter K?\n"
+            "(A) K, 7, star\n(B) star, 7, K\n(C) 7, star, K\n(D) K, star, 7",
+            "The first: K, middle: 7, last: star. (A)",
+        ),
         ("How many letters were shown?", "There were letters: 4."),
         ("How often was the letter D shown?\n(A) 1\n(B) 5\n(C) 4\n(D) 3", "The letter D: 3. (D)"),
         ("When was the star shown? Answer in per cent.", "The star was at 55"),
