@@ -22,7 +22,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 space: $(READY)
 	$(BIN)/python -m videoxl.spaces_demo

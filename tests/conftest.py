@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is no part of the packa
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU, and is skipped without one")
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    side_by_side = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // side_by_side)))
 
 
 def pytest_collection_modifyitems(items):
