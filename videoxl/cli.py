@@ -180,6 +180,10 @@ def load_pipeline(model: str | None):
     """
     The pipeline of a checkpoint; of the one that comes with videoxl where none is named. For a small one on a CPU,
     torch is set to compute each operation on one core: vision then works on another.
+
+    Raises:
+        FileNotFoundError: if the name looks like a path, and no folder is there.
+        OSError: if it is taken for a Hub id, and nothing can be loaded from there.
     """
     import torch
     from transformers import pipeline
@@ -188,7 +192,12 @@ def load_pipeline(model: str | None):
 
     if model:
         check_checkpoint_name("--model", model)
-    pipe = pipeline(TASK, model=model or str(tiny_checkpoint()))
+    try:
+        pipe = pipeline(TASK, model=model or str(tiny_checkpoint()))
+    except OSError as error:
+        if not model or os.path.isdir(model):
+            raise
+        raise OSError(f"--model {model}: no folder here, and as a Hub id it cannot be loaded: {error}") from error
     if pipe.device.type == "cpu" and pipe.model.config.text_config.hidden_size <= SMALL:
         torch.set_num_threads(1)
     return pipe

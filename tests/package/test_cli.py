@@ -66,6 +66,11 @@ def test_model_named_or_set_or_the_small_one(film, checkpoint, tiny, monkeypatch
     assert seen == [32, 8, 32]
 
 
+def test_a_hub_id_that_cannot_be_loaded_is_named(film, capsys):
+    assert main(["ask", str(film), "What?", "--model", "nobody/nothing"]) == 1
+    assert "--model nobody/nothing: no folder here" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_there_is_named(film, tmp_path, capsys):
     assert main(["ask", str(film), "What?", "--model", str(tmp_path / "gone")]) == 1
     error = capsys.readouterr().err
