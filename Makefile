@@ -19,10 +19,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/videoxl demo
 
+# Two workers; what a file sets up, one of them sets up once.
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 space: $(READY)
 	$(BIN)/python -m videoxl.spaces_demo
