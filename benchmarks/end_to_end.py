@@ -13,7 +13,8 @@ first uses do not count:
   the chunk took its place in the caches. a of the first and of the second half goes with the whole's b.
 - `whole`, as users run it, in several processes one after the other, of which that with the middle wall time for its
   processor seconds is told, and the others' quotients with it: peak resident size, and wall time beside half of all
-  processor seconds and beside half of what the stages took. Draws which stage worked when.
+  processor seconds, beside half of those that fell into stages, and beside half of what stages took on one core. Draws
+  which stage worked when.
 """
 
 import argparse
@@ -50,12 +51,20 @@ class Spans:
 
     rows: list[tuple[str, int, float, float, float, int]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    inside: threading.local = field(default_factory=threading.local)
 
-    def add(self, stage: str, start: float, processor: float, size: int) -> None:
-        """A piece of work that ends now; `start` and `processor` were taken where it began."""
-        row = (stage, threading.get_ident(), start, time.perf_counter(), time.thread_time() - processor, size)
-        with self.lock:
-            self.rows.append(row)
+    def run(self, stage: str, size: int, call, *args, **kwargs):
+        """`call` as a piece of work; what of its seconds belongs to a piece of work inside it is told there alone."""
+        outer, self.inside.seconds = getattr(self.inside, "seconds", 0.0), 0.0
+        start, processor = time.perf_counter(), time.thread_time()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            used, end = time.thread_time() - processor, time.perf_counter()
+            row = (stage, threading.get_ident(), start, end, used - self.inside.seconds, size)
+            self.inside.seconds = outer + used
+            with self.lock:
+                self.rows.append(row)
 
     def of(self, stage: str) -> list[tuple]:
         return [row for row in self.rows if row[0] == stage]
@@ -65,44 +74,40 @@ class Spans:
 
 
 def watch(spans: Spans, pipe, whole_windows: bool) -> None:
-    """Notes when the pipeline's parts work; of windows their halves of the layers, which may work side by side."""
+    """Notes when the pipeline's parts work; of windows also halves of the layers, which may work side by side."""
     from videoxl.processing.video_backends_videoxl import PyAVReader
     from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
+    from videoxl.processing.video_stream_videoxl import StreamedVideo
 
-    read, resize = PyAVReader.frames, VideoXLVideoProcessor._resized
+    read, text = PyAVReader.frames, pipe.model.model.language_model
     inner = pipe.model.model
-    encode, name = inner._encode, "forward" if whole_windows else "_through"
     window = inner.config.text_config.beacon_window
 
     def frames(self, *args, **kwargs):
         taken = read(self, *args, **kwargs)
-        while True:
-            start, processor = time.perf_counter(), time.thread_time()
-            item = next(taken, None)
-            spans.add("read", start, processor, int(item is not None))
-            if item is None:
-                return
+        while (item := spans.run("read", 1, next, taken, None)) is not None:
             yield item
 
-    def timed(call, told):
+    def note(owner, name, told):
+        call = getattr(owner, name)
+
         @wraps(call)
         def run(*args, **kwargs):
-            stage, amount = told(*args, **kwargs)
-            start, processor = time.perf_counter(), time.thread_time()
-            result = call(*args, **kwargs)
-            spans.add(stage, start, processor, amount)
-            return result
+            return spans.run(*told(*args, **kwargs), call, *args, **kwargs)
 
-        return run
+        setattr(owner, name, run)
 
     def of_pass(*args, **named):
         segment, cache = (named["segment"], named["cache"]) if "cache" in named else args[1:3]
         return "windows" if segment.visual and segment.length == window else "rest", cache.physical_length
 
     PyAVReader.frames = frames
-    VideoXLVideoProcessor._resized = timed(resize, lambda *_: ("read", 0))
-    inner._encode = timed(encode, lambda kind, pixels: ("vision", len(pixels)))
-    setattr(inner.language_model, name, timed(getattr(inner.language_model, name), of_pass))
+    note(VideoXLVideoProcessor, "_resized", lambda *_: ("read", 0))
+    note(StreamedVideo, "pixel_values", lambda *_: ("vision", 0))
+    note(inner, "_encode", lambda kind, pixels: ("vision", len(pixels)))
+    note(text, "forward", of_pass)
+    if not whole_windows:
+        note(text, "_through", of_pass)
 
 
 def warm_pipeline(warm_up: str, ratio: int):
@@ -174,8 +179,11 @@ def measure_whole(path: str, warm_up: str, ratio: int) -> dict:
         "wall": wall,
         "processor": used,
         "wall_of_half_processor": wall / (used / 2),
+        "in_stages": {stage: spans.processor(stage) for stage in STAGES},
+        "wall_of_half_in_stages": wall / (sum(map(spans.processor, STAGES)) / 2),
         "waited_for_frames": told["seconds"]["read"],
-        "spans": [(row[0], row[1], row[2] - start, row[3] - start) for row in spans.rows],
+        # a pass that mostly waited, for the half of it in another thread, would look like work
+        "spans": [(*row[:2], row[2] - start, row[3] - start) for row in spans.rows if 4 * row[4] > row[3] - row[2]],
     }
 
 
@@ -225,6 +233,7 @@ def compared(results: Sequence[dict]) -> dict:
         "a_of_halves": [ratio([result["windows"][half] for half in halves]) for result in results],
         "r2": [result["windows"]["r2"] for result in results],
         "wall_of_half_processor": [result["wall_of_half_processor"] for result in results],
+        "wall_of_half_in_stages": [result["wall_of_half_in_stages"] for result in results],
         "wall_of_half_stages": [result["wall_of_half_stages"] for result in results],
     }
 

@@ -90,7 +90,8 @@ class StreamedVideo:
     def pixel_values(self, chunk: torch.Tensor) -> torch.Tensor:
         """uint8 [f, 3, H, W] to float32, on its device; equal to the processor's, bit for bit."""
         levels = self._levels.to(chunk.device, non_blocking=True)  # or the host would wait for the device
-        return torch.stack([levels[channel][chunk[:, channel].int()] for channel in range(3)], dim=1)
+        indices = chunk.flatten(2).long()  # [f, 3, H * W]
+        return levels.expand(len(chunk), -1, -1).gather(2, indices).view(chunk.shape)
 
     def close(self) -> None:
         """Closes a video that was opened, but not read."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from .curriculum import Curriculum
@@ -18,6 +19,7 @@ class VideoXLTrainingArguments(TrainingArguments):
 
     Args:
         model (`str`): folder or Hub id of the checkpoint to start from.
+        bf16 (`bool` or `"auto"`): as in transformers; `auto` where the machine multiplies in bfloat16.
         model_dtype (`str`): in which its weights are held; with `bf16=True`, float32 weights compute in bfloat16.
         attn_implementation (`str`): as in transformers: `sdpa`, `eager`, `flash_attention_2`, …; by default the best.
         train_data, eval_data: see [`read_annotations`].
@@ -36,6 +38,7 @@ class VideoXLTrainingArguments(TrainingArguments):
         ValueError: naming a value that cannot be meant.
     """
 
+    bf16: bool | str = False
     model: str | None = None
     model_dtype: str = "float32"
     attn_implementation: str | None = None
@@ -55,6 +58,8 @@ class VideoXLTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = True  # texts leave VSTs and projector out, and CLIP's last layers rest
 
     def __post_init__(self):
+        if self.bf16 == "auto":
+            self.bf16 = multiplies_in_bfloat16(self.use_cpu)
         super().__post_init__()
         if not isinstance(self.max_frames, int) or self.max_frames < 1:
             raise ValueError(f"max_frames={self.max_frames!r}: give a positive integer")
@@ -64,6 +69,16 @@ class VideoXLTrainingArguments(TrainingArguments):
         Curriculum(self.curriculum)
         if self.lora is not None:
             LoraSettings.from_dict(self.lora)
+
+
+def multiplies_in_bfloat16(use_cpu: bool) -> bool:
+    """
+    Whether the device that trains has instructions for bfloat16. A processor without them computes in it all the same,
+    some ten times slower than in float32.
+    """
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # there is no public way to ask
 
 
 def arguments_from(settings: Mapping[str, Any]) -> VideoXLTrainingArguments:

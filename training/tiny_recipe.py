@@ -26,11 +26,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM, Trainer, set_seed
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 from videoxl.synthetic.tasks import sentences
 
+from .arguments import VideoXLTrainingArguments
 from .assembly import assemble
 from .run import CONFIGS, last_checkpoint, read_config, run_training
 from .tiny_album import AlbumFrames, AlbumTrainer, encode_album
@@ -201,7 +202,7 @@ class Recipe:
         return log
 
     def _train_on_frames(self, model: nn.Module, rows: SingleFrames, stage: dict[str, Any], folder: Path) -> dict:
-        arguments = TrainingArguments(
+        arguments = VideoXLTrainingArguments(
             output_dir=str(folder / "run"),
             max_steps=stage["steps"],
             per_device_train_batch_size=_share(stage["batch_size"]),

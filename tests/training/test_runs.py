@@ -1,6 +1,7 @@
 """Whole runs: seeds, accumulation, resuming, curriculum, log, command line."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -195,6 +196,14 @@ def test_bad_settings_are_one_line(arguments, said, settings, annotations, tmp_p
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="what the processor can do is read from Linux")
+def test_bfloat16_where_the_processor_has_it(tmp_path):
+    flags = set(re.findall(r"[\w-]+", Path("/proc/cpuinfo").read_text()))
+    common = {"output_dir": str(tmp_path), "use_cpu": True}
+    assert arguments_from({**common, "bf16": "auto"}).bf16 is bool(flags & {"avx512_bf16", "amx_tile"})
+    assert [arguments_from({**common, "bf16": named}).bf16 for named in (True, False)] == [True, False]
 
 
 def test_shipped_configurations_are_those_of_the_paper(tmp_path):
