@@ -41,11 +41,14 @@ def run_together(count: int, function: Callable[..., Any], *given: Any) -> None:
 @contextlib.contextmanager
 def beside(function: Callable[..., Any], *given: Any) -> Iterator[Callable[[], bool]]:
     """
-    Calls `function(*given)` in a process of its own while the block runs, each of the two on half of the cores. A
-    block that fails ends it.
+    Calls `function(*given)` in a process of its own while the block runs, each of the two on half of the cores. It
+    ends with the block, done or not.
 
     Yields:
         a function that tells whether it still runs, and takes its cores when it does not.
+
+    Raises:
+        ProcessRaisedException: at the block's end, if it had failed by then.
     """
     cores = torch.get_num_threads()
     half = max(1, cores // 2)
@@ -61,8 +64,8 @@ def beside(function: Callable[..., Any], *given: Any) -> Iterator[Callable[[], b
 
     try:
         yield runs
-        while not started.join():
-            pass
+        if not process.is_alive():
+            started.join()
     finally:
         process.terminate()
         _wait(started.processes)

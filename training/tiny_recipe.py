@@ -3,8 +3,9 @@
 Stages follow each other as configs/tiny.yaml lists them: a tokenizer, an untrained Qwen2 and an untrained vision
 tower, assembled to a Video-XL; its language model and VSTs on films spelled in words, and beside that, in a process of
 its own, the vision tower on single frames; the projector between the two; then the language model and its VSTs again,
-on films put together from frames that the tower has seen. Models of this size gain little from a second core: so the
-stages behind the vision tower's run in several processes, each on its share of every batch. At the end the model is
+on films put together from frames that the tower has seen. Models of this size gain little from a second core: so what
+is left of the vision tower's stage then, and those behind it, run in several processes, each on its share of every
+batch. At the end the model is
 widened, and what finds times, orders and numbers is set in closed form.
 
 A stage that is finished is not run again, and one that was stopped goes on from its last checkpoint. Settings of
@@ -119,15 +120,18 @@ class Recipe:
             for name in spelled:
                 vision_runs()
                 self._apart(name, 1)
-        self._check_ended("vision")
+        self._apart("vision", self._shares(self.settings["vision"]))  # what of it is left, on all cores
         for name, kind, _, stage in _film_stages(self.settings):
             if kind != "spelled":
-                shares = [count for count in range(1, self.processes + 1) if stage["batch_size"] % count == 0]
-                self._apart(name, max(shares))
+                self._apart(name, self._shares(stage))
         if CIRCUITS in self._stages:
             self._apart(CIRCUITS, 1)
         self.stage("checkpoint")
         return self.output / "checkpoint"
+
+    def _shares(self, stage: dict[str, Any]) -> int:
+        """How many processes take equal shares of a stage's batches."""
+        return max(count for count in range(1, self.processes + 1) if stage["batch_size"] % count == 0)
 
     def _apart(self, name: str, processes: int) -> None:
         """
@@ -198,7 +202,8 @@ class Recipe:
         reader = FrameReader(vision_config(**stage["tower"]))
         rows = SingleFrames(stage["steps"] * stage["batch_size"], self.seed, practice=stage["practice"])
         log = self._train_on_frames(reader, rows, stage, folder)
-        reader.vision_tower.save_pretrained(folder / "tower")
+        if _is_first():
+            reader.vision_tower.save_pretrained(folder / "tower")
         return log
 
     def _train_on_frames(self, model: nn.Module, rows: SingleFrames, stage: dict[str, Any], folder: Path) -> dict:

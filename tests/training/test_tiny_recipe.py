@@ -54,7 +54,7 @@ def settings():
     settings["text"] = {"hidden": 64, "layers": 2}
     del settings["circuits"]  # which are for the whole model
     settings["vision"] |= {"steps": STEPS, "batch_size": 8, "tower": {"hidden": 32, "layers": 1}}
-    settings["trainer"] |= {"logging_steps": 1, "save_steps": 2, "dataloader_num_workers": 0}
+    settings["trainer"] |= {"logging_steps": 1, "save_steps": 2, "save_total_limit": 2, "dataloader_num_workers": 0}
     short = {"steps": STEPS, "batch_size": 2, "questions": 2}
     settings["spelled"] = [
         {**settings["spelled"][0], **short},
@@ -166,6 +166,23 @@ def test_two_processes_share_the_batches_and_lose_the_same(settings, finished, t
     together = losses(tmp_path)
     for name in shared:
         np.testing.assert_allclose(together[name], apart[name], rtol=0.01)  # bfloat16, summed otherwise
+
+
+def test_what_is_left_of_the_vision_tower_s_stage_is_shared(settings, finished, tmp_path):
+    """It goes on, in two processes, from the checkpoint behind its second step, which one process had written."""
+    shutil.copytree(
+        finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seeing*", "album*", "check*")
+    )
+    shutil.copytree(finished / "vision" / "run", tmp_path / "vision" / "run", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "vision" / "run" / f"checkpoint-{STEPS}")
+    (tmp_path / "vision" / "finished.json").unlink()
+    Recipe(settings, tmp_path, seed=0, processes=2).run()
+    last = tmp_path / "vision" / "run" / f"checkpoint-{STEPS}"
+    assert {path.name for path in last.glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }  # each left its own
+    assert losses(tmp_path)["vision"] == pytest.approx(losses(finished)["vision"], rel=0.01)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(settings, finished):
