@@ -33,6 +33,8 @@ from pathlib import Path
 
 import numpy as np
 
+from videoxl.cli import integers
+
 from .films import write_long_film
 
 DEFAULT_OUTPUT = Path(__file__).parent / "results" / "end_to_end.json"
@@ -283,7 +285,7 @@ def measure(paths: Sequence[Path], warm_up: Path, ratio: int, readings: Sequence
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
-    parser.add_argument("--frames", default="1000,10000")
+    parser.add_argument("--frames", type=integers, default=(1000, 10000), help="of the films (default: 1000,10000)")
     parser.add_argument("--ratio", type=int, default=16)
     parser.add_argument("--one", help="measure this film in this process")
     parser.add_argument("--warm-up", help="film to be read before it")
@@ -294,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         told = measure_stages(*one, arguments.readings) if arguments.readings else measure_whole(*one)
         print(json.dumps(told))
         return
-    lengths = [int(frames) for frames in arguments.frames.split(",")]
+    lengths = arguments.frames
     with tempfile.TemporaryDirectory() as folder:
         warm_up = write_long_film(Path(folder) / "warm_up.mp4", WARM_UP, *SIZE)
         paths = [write_long_film(Path(folder) / f"{frames}.mp4", frames, *SIZE) for frames in lengths]

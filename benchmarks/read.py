@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from videoxl.cli import integers
 from videoxl.processing.video_reading_videoxl import read_video
 from videoxl.processing.video_sampling_videoxl import FrameSampling
 
@@ -119,8 +120,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--size", default="640x360")
-    parser.add_argument("--frames", default="256,1024")
-    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--frames", type=integers, default=(256, 1024))
+    parser.add_argument("--threads", type=integers, default=(1, 2))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--film", type=Path, help="where the film is kept (default: made anew in a temporary folder)")
     arguments = parser.parse_args()
@@ -130,8 +131,8 @@ def main() -> None:
         path = write_long_film(film, round(arguments.minutes * 60 * RATE), width, height)
         rows = [
             row
-            for count in map(int, arguments.frames.split(","))
-            for threads in map(int, arguments.threads.split(","))
+            for count in arguments.frames
+            for threads in arguments.threads
             for row in measure(str(path), count, threads, arguments.repeats)
         ]
     show(rows)

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from videoxl.cli import integers
+
 from .run import CONFIGS, read_config
 from .tiny_recipe import Recipe
 
@@ -111,15 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vision", type=Path, help="a finished stage `vision` (default: trained once)")
     parser.add_argument("--config", default=str(CONFIGS / "tiny.yaml"))
     parser.add_argument("--share", type=float, default=0.25, help="of most stages' steps (default: a quarter)")
-    parser.add_argument("--frames", default="16,64,256")
+    parser.add_argument("--frames", type=integers, default=(16, 64, 256))
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     settings = read_config(arguments.config)
     try:
         checkpoints = run_variants(settings, arguments.output, arguments.vision, arguments.share, arguments.seed)
-        frames = [int(count) for count in arguments.frames.split(",")]
-        print(score(checkpoints, arguments.output, frames, arguments.questions))
+        print(score(checkpoints, arguments.output, arguments.frames, arguments.questions))
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130

@@ -104,7 +104,7 @@ def _add_assemble(commands) -> None:
     assemble.add_argument("vision_model", metavar="VISION_MODEL", help="folder or Hub id of a CLIP")
     assemble.add_argument("dest", metavar="DEST", help="folder of the new checkpoint")
     assemble.add_argument("--window", type=int, metavar="N", help="visual tokens of a window (default: 10 frames)")
-    assemble.add_argument("--ratios", type=_integers, metavar="R,…", help="of training (default: 2,4,8,12,16)")
+    assemble.add_argument("--ratios", type=integers, metavar="R,…", help="of training (default: 2,4,8,12,16)")
     assemble.add_argument("--pool-stride", type=int, metavar="S", help="over a frame's patches (default: 2)")
     assemble.add_argument("--feature-layer", type=int, metavar="L", help="hidden state of CLIP (default: -2)")
     assemble.add_argument("--seed", type=int, metavar="S", help="of the projector's weights (default: 0)")
@@ -138,8 +138,8 @@ def _add_eval(commands) -> None:
 
 def _add_experiment(experiment: argparse.ArgumentParser) -> None:
     _add_model(experiment)
-    experiment.add_argument("--frames", type=_integers, metavar="N,…", help="lengths of the films")
-    experiment.add_argument("--ratios", type=_integers, metavar="R,…", help="compression ratios; 0 for none")
+    experiment.add_argument("--frames", type=integers, metavar="N,…", help="lengths of the films")
+    experiment.add_argument("--ratios", type=integers, metavar="R,…", help="compression ratios; 0 for none")
     experiment.add_argument("--seed", type=int, metavar="S", help="of films and needles (default: 0)")
     experiment.add_argument(
         "--answers",
@@ -166,7 +166,8 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(int(number) if number.is_integer() else number for number in numbers)
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def integers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them, as an argument's `type`."""
     numbers = _numbers(text)
     if not all(isinstance(number, int) for number in numbers):
         raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers with commas between them")
