@@ -81,8 +81,7 @@ def watch(spans: Spans, pipe, whole_windows: bool) -> None:
     from videoxl.processing.video_processing_videoxl import VideoXLVideoProcessor
     from videoxl.processing.video_stream_videoxl import StreamedVideo
 
-    read, text = PyAVReader.frames, pipe.model.model.language_model
-    inner = pipe.model.model
+    read, inner = PyAVReader.frames, pipe.model.model
     window = inner.config.text_config.beacon_window
 
     def frames(self, *args, **kwargs):
@@ -107,9 +106,9 @@ def watch(spans: Spans, pipe, whole_windows: bool) -> None:
     note(VideoXLVideoProcessor, "_resized", lambda *_: ("read", 0))
     note(StreamedVideo, "pixel_values", lambda *_: ("vision", 0))
     note(inner, "_encode", lambda kind, pixels: ("vision", len(pixels)))
-    note(text, "forward", of_pass)
+    note(inner.language_model, "forward", of_pass)
     if not whole_windows:
-        note(text, "_through", of_pass)
+        note(inner.language_model, "_through", of_pass)
 
 
 def warm_pipeline(warm_up: str, ratio: int):

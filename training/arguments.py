@@ -58,6 +58,8 @@ class VideoXLTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = True  # texts leave VSTs and projector out, and CLIP's last layers rest
 
     def __post_init__(self):
+        if self.bf16 not in (True, False, "auto"):
+            raise ValueError(f"bf16={self.bf16!r}: give true, false or auto")
         if self.bf16 == "auto":
             self.bf16 = multiplies_in_bfloat16(self.use_cpu)
         super().__post_init__()

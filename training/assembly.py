@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from videoxl.checkpoints import naming_checkpoint
 from videoxl.convert.checkpoint_conversion import target_shapes
 from videoxl.convert.destination import new_folder
 from videoxl.convert.processor_files import build_processor
@@ -63,10 +64,13 @@ def assemble(
 
     Raises:
         ValueError: for models of other kinds, and for settings that do not go together.
+        OSError: naming the model that cannot be loaded.
         FileExistsError: for a `dest` that holds something.
     """
-    text, tokenizer = _text_parts(text_model)
-    vision = CLIPVisionModel.from_pretrained(vision_model, dtype=text.dtype)
+    with naming_checkpoint("TEXT_MODEL", str(text_model)):
+        text, tokenizer = _text_parts(text_model)
+    with naming_checkpoint("VISION_MODEL", str(vision_model)):
+        vision = CLIPVisionModel.from_pretrained(vision_model, dtype=text.dtype)
     with new_folder(dest, overwrite) as work:
         settings = {"spatial_pool_stride": pool_stride, "vision_feature_layer": feature_layer}
         config = _configuration(text, vision, tokenizer, window, ratios, settings)

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainerCallback, set_seed
 
-from videoxl.checkpoints import check_checkpoint_name
+from videoxl.checkpoints import naming_checkpoint
 
 from .annotations import read_annotations
 from .arguments import VideoXLTrainingArguments, arguments_from
@@ -117,10 +117,10 @@ def run_training(
 
 def load_model(arguments: VideoXLTrainingArguments):
     """The model that a run starts from, its parts frozen or given adapters as the settings say."""
-    check_checkpoint_name("model", str(arguments.model))
-    model = AutoModelForCausalLM.from_pretrained(
-        arguments.model, dtype=arguments.model_dtype, attn_implementation=arguments.attn_implementation
-    )
+    with naming_checkpoint("model", str(arguments.model)):
+        model = AutoModelForCausalLM.from_pretrained(
+            arguments.model, dtype=arguments.model_dtype, attn_implementation=arguments.attn_implementation
+        )
     if arguments.checkpoint_windows:
         model.enable_window_checkpointing()
     if arguments.lora is None:

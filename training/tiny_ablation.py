@@ -2,8 +2,8 @@
 
 One recipe, three ways to make a film small: VSTs whose ratio is drawn for every window; VSTs at one fixed ratio; and
 no VSTs, but the visual tokens of a frame pooled by the same factor. All start from the same vision tower, and have the
-recipe's first two stages whole: to find the letter of what has just been said is learned there or not at all. Films
-that are longer than any that is asked about are left out. Then the needle test, and a table.
+recipe's first two stages whole: to find the letter of what has just been said is learned there or not at all. The
+stage of the longest films is left out: nobody asks about such here. Then the needle test, and a table.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from videoxl.cli import integers
+from videoxl.evaluation.niah import NiahSettings, run_niah
 
 from .run import CONFIGS, read_config
-from .tiny_recipe import Recipe
+from .tiny_recipe import FINISHED, Recipe, RecipeError
 
 FIXED = 16
 WHOLE_FRAME = 8  # patches along a frame's side: pooled over all of them a frame is one token, a sixteenth
@@ -86,7 +87,6 @@ def score(checkpoints: dict[str, Path], output: Path, frames: Sequence[int], que
     from transformers import pipeline
 
     from videoxl import TASK
-    from videoxl.evaluation.niah import NiahSettings, run_niah
 
     lines = ["| trained | read at | " + " | ".join(f"{count} frames" for count in frames) + " |"]
     lines.append("|---" * (2 + len(frames)) + "|")
@@ -117,13 +117,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    settings = read_config(arguments.config)
+    if not 0 < arguments.share <= 1:
+        parser.error(f"--share {arguments.share}: give a number above 0, up to 1")
+    if arguments.vision is not None and not (arguments.vision / FINISHED).is_file():
+        parser.error(f"--vision {arguments.vision}: no folder of a finished stage: it holds no {FINISHED}")
+    try:
+        settings = read_config(arguments.config)
+        NiahSettings(frames=arguments.frames, questions=arguments.questions)  # before hours of training
+    except (ValueError, FileNotFoundError) as wrong:
+        parser.error(str(wrong))
     try:
         checkpoints = run_variants(settings, arguments.output, arguments.vision, arguments.share, arguments.seed)
         print(score(checkpoints, arguments.output, arguments.frames, arguments.questions))
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
+    except RecipeError as wrong:
+        parser.error(str(wrong))
     (arguments.output / "settings.json").write_text(json.dumps({"share": arguments.share, "seed": arguments.seed}))
     return 0
 

@@ -5,8 +5,7 @@ tower, assembled to a Video-XL; its language model and VSTs on films spelled in 
 its own, the vision tower on single frames; the projector between the two; then the language model and its VSTs again,
 on films put together from frames that the tower has seen. Models of this size gain little from a second core: so what
 is left of the vision tower's stage then, and those behind it, run in several processes, each on its share of every
-batch. At the end the model is
-widened, and what finds times, orders and numbers is set in closed form.
+batch. At the end the model is widened, and what finds times, orders and numbers is set in closed form.
 
 A stage that is finished is not run again, and one that was stopped goes on from its last checkpoint. Settings of
 stages that have not begun may be changed.
@@ -181,7 +180,9 @@ class Recipe:
         start = time.time()
         told = self._stages[name](folder)
         if _is_first():
-            (folder / FINISHED).write_text(json.dumps({"seconds": round(time.time() - start, 1), **(told or {})}))
+            whole = folder / f"{FINISHED}.part"  # whoever is ended while it is written is not finished
+            whole.write_text(json.dumps({"seconds": round(time.time() - start, 1), **(told or {})}))
+            whole.replace(folder / FINISHED)
 
     def _make_parts(self, folder: Path) -> None:
         texts = sentences("train", self.settings["tokenizer_films"])

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .checkpoints import check_checkpoint_name
+from .checkpoints import naming_checkpoint
 
 MODEL_VARIABLE = "VIDEOXL_MODEL"
 SMALL = 256  # width of a language model whose operations two cores share in more time than one takes
@@ -191,14 +191,9 @@ def load_pipeline(model: str | None):
 
     from videoxl import TASK, tiny_checkpoint
 
-    if model:
-        check_checkpoint_name("--model", model)
-    try:
-        pipe = pipeline(TASK, model=model or str(tiny_checkpoint()))
-    except OSError as error:
-        if not model or os.path.isdir(model):
-            raise
-        raise OSError(f"--model {model}: no folder here, and as a Hub id it cannot be loaded: {error}") from error
+    name = model or str(tiny_checkpoint())
+    with naming_checkpoint("--model", name):
+        pipe = pipeline(TASK, model=name)
     if pipe.device.type == "cpu" and pipe.model.config.text_config.hidden_size <= SMALL:
         torch.set_num_threads(1)
     return pipe
@@ -262,8 +257,6 @@ def _assemble(arguments: argparse.Namespace) -> None:
 
     names = ("window", "ratios", "pool_stride", "feature_layer", "seed", "overwrite")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    check_checkpoint_name("TEXT_MODEL", arguments.text_model)
-    check_checkpoint_name("VISION_MODEL", arguments.vision_model)
     config = assemble(arguments.text_model, arguments.vision_model, arguments.dest, **given)
     print(
         f"Assembled in {arguments.dest}: {config.tokens_per_frame} visual tokens a frame, windows of "

@@ -19,6 +19,22 @@ def test_the_line_is_found_behind_pauses_of_single_readings():
     assert [line[name] for name in ("a", "a_first_half", "a_second_half")] == pytest.approx([0.01] * 3)
 
 
+def test_a_piece_of_work_has_not_what_another_inside_it_took(monkeypatch):
+    seconds = iter([1.0, 2.0, 5.0, 5.5, 6.0, 10.0])  # the outer one begins, two inner ones begin and end, it ends
+    monkeypatch.setattr(end_to_end.time, "thread_time", lambda: next(seconds))
+    spans = end_to_end.Spans()
+
+    def outer():
+        return spans.run("vision", 1, str, 7) + spans.run("vision", 1, str, 8)
+
+    assert spans.run("windows", 3, outer) == "78"
+    assert [(row[0], row[4], row[5]) for row in spans.rows] == [
+        ("vision", 3, 1),
+        ("vision", 0.5, 1),
+        ("windows", 5.5, 3),
+    ]
+
+
 def test_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(end_to_end, "WHOLE", 1)  # a process takes ten seconds to begin
     monkeypatch.setattr(end_to_end, "TURNS", 2)
@@ -31,5 +47,8 @@ def test_runs(tmp_path, monkeypatch):
     assert film["kept_mb"] > 60 * 3072 / 1e6
     assert film["peak_mb"] >= film["peak_before_mb"] > 0
     assert min(film["stages"].values()) > 0 and film["wall_of_half_stages"] > 0
+    # Every second of a stage is the process's, and belongs to one stage alone.
+    assert 0 < sum(film["in_stages"].values()) <= 1.01 * film["processor"]
+    assert film["wall_of_half_in_stages"] == pytest.approx(film["wall"] * 2 / sum(film["in_stages"].values()))
     assert record["compared"]["peak_mb_difference"] == 0
     assert output.with_suffix(".png").stat().st_size

@@ -90,6 +90,15 @@ def test_a_folder_that_is_not_there_is_named(parents, tmp_path, capsys, place, n
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("place, name", [(0, "TEXT_MODEL"), (1, "VISION_MODEL")])
+def test_a_hub_id_that_cannot_be_loaded_is_named(parents, tmp_path, capsys, place, name):
+    given = [*map(str, parents)]
+    given[place] = "nobody/nothing"
+    assert main(["assemble", *given, str(tmp_path / "model")]) == 1
+    assert f"{name} nobody/nothing: no folder here, and as a Hub id" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_tokenizer_that_is_all_in_its_file_stays_as_it_is(parents, tmp_path):
     """Another way to split texts than Qwen2's survives the assembly; see AutoTokenizer, which knows Qwen2's alone."""
     text = shutil.copytree(parents[0], tmp_path / "text")

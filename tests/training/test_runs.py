@@ -204,6 +204,8 @@ def test_bfloat16_where_the_processor_has_it(tmp_path):
     common = {"output_dir": str(tmp_path), "use_cpu": True}
     assert arguments_from({**common, "bf16": "auto"}).bf16 is bool(flags & {"avx512_bf16", "amx_tile"})
     assert [arguments_from({**common, "bf16": named}).bf16 for named in (True, False)] == [True, False]
+    with pytest.raises(ValueError, match="bf16='sometimes': give true, false or auto"):
+        arguments_from({**common, "bf16": "sometimes"})
 
 
 def test_shipped_configurations_are_those_of_the_paper(tmp_path):

@@ -17,6 +17,7 @@ from videoxl.synthetic.tasks import draw_sample, needle_sample, sentences
 from videoxl.training.assembly import assemble
 from videoxl.training.run import read_config
 from videoxl.training.tiny_ablation import VARIANTS, run_variants, score, varied
+from videoxl.training.tiny_ablation import main as ablate
 from videoxl.training.tiny_album import AlbumCollator, AlbumFrames, encode_album
 from videoxl.training.tiny_data import (
     NO_COLOUR,
@@ -477,6 +478,22 @@ def test_ablation_shortens_and_changes_only_what_it_names(settings):
                 "training": 0,
             }
     assert changed["vision"] == settings["vision"] and changed["assembly"] == settings["assembly"]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--share", "3"], "--share 3.0: give a number above 0"),
+        (["--questions", "0"], "questions"),
+        (["--frames", "4,x"], "'4,x': give"),
+        (["--vision", "nowhere"], "--vision nowhere: no folder of a finished stage"),
+        (["--config", "nothing"], "there is no configuration 'nothing'"),
+    ],
+)
+def test_ablation_refuses_before_it_trains(given, said, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        ablate([*given, "--output", str(tmp_path / "out")])
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_ways_of_asking(settings):
