@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import TypedDict
 
 import numpy as np
@@ -161,9 +161,10 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
         """
         kwargs = self._checked(kwargs)
         pixels = self._pixel_settings(kwargs)
+        fit = self._fit(pixels, video)
         if hasattr(video, "__next__"):
             self._check_taken_whole(kwargs)
-            return GeneratorStream(video, lambda frame: self._resized(frame, pixels, "generator"), frame_rate)
+            return GeneratorStream(video, lambda frame: self._resized(frame, pixels, fit), frame_rate)
         return read_video(
             video,
             self._sampling(kwargs),
@@ -171,9 +172,9 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
             allow_partial=bool(self._default(kwargs, "allow_partial")),
             allow_url=bool(self._default(kwargs, "allow_url")),
             frame_rate=frame_rate,
-            transform=lambda frame: self._resized(frame, pixels, video),
+            transform=lambda frame: self._resized(frame, pixels, fit),
             num_threads=self._default(kwargs, "num_threads"),
-            fit=self._fit(pixels) if self._default(kwargs, "fast_resize") else None,
+            fit=fit if self._default(kwargs, "fast_resize") else None,
         )
 
     def iter_chunks(self, video, chunk_frames: int = 16, **kwargs) -> Iterator[torch.Tensor]:
@@ -268,43 +269,43 @@ class VideoXLVideoProcessor(VideoProcessorMixin, PilBackend):
 
     # ----------------------------------------------------------------- pixels
 
-    def _resized(self, frame: np.ndarray, settings: dict, video) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [3, h, w], as `CLIPImageProcessor` with PIL does it."""
+    def _resized(self, frame: np.ndarray, settings: dict, fit: Callable | None) -> np.ndarray:
+        """uint8 [H, W, 3] -> uint8 [3, h, w], as `CLIPImageProcessor` with PIL does it; see `_fit`."""
+        if fit is not None:  # the pixels are those of `resize` below, which copies a frame three times more
+            height, width = fit(*frame.shape[:2])
+            frame = np.array(Image.fromarray(frame).resize((width, height), settings["resample"]))
         image = np.moveaxis(frame, -1, 0)
-        if settings["do_resize"]:
-            self._check_enlargement(image, settings["size"], video)
+        if fit is None and settings["do_resize"]:
             image = self.resize(image, size=settings["size"], resample=settings["resample"])
         if settings["do_center_crop"]:
             image = self.center_crop(image, settings["crop_size"])
         return image
 
     @staticmethod
-    def _fit(settings: dict):
-        """Height and width of a frame -> those that resizing gives it; None where nothing is resized."""
+    def _fit(settings: dict, video) -> Callable[[int, int], tuple[int, int]] | None:
+        """Height and width of a frame -> those that resizing to a shortest edge gives it; None where it is another.
+
+        A frame of one by a million pixels is small, but not with its shortest edge enlarged: that is an error.
+        """
         edge = settings["size"].shortest_edge if settings["do_resize"] else None
-        if not edge:
+        if not edge or settings["size"].longest_edge:  # which bounds the other
             return None
 
+        @lru_cache(maxsize=16)  # the frames of a video are of one size, but for hostile ones
         def fit(height: int, width: int) -> tuple[int, int]:
             shape = np.broadcast_to(np.uint8(0), (3, height, width))
-            return get_resize_output_image_size(
+            to_height, to_width = get_resize_output_image_size(
                 shape, edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
             )
-
-        return fit
-
-    def _check_enlargement(self, image: np.ndarray, size, video) -> None:
-        """A frame of one by a million pixels is small, but not with its shortest edge enlarged."""
-        if size.shortest_edge:
-            height, width = get_resize_output_image_size(
-                image, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
-            )
-            if height * width > MAX_FRAME_PIXELS:
+            if to_height * to_width > MAX_FRAME_PIXELS:
                 source = f"{video}: " if isinstance(video, (str, os.PathLike)) else ""
                 raise VideoDecodeError(
-                    f"{source}a frame of {image.shape[2]} x {image.shape[1]} pixels would become {width} x {height} "
-                    f"with shortest edge {size.shortest_edge}; at most {MAX_FRAME_PIXELS} pixels are handled."
+                    f"{source}a frame of {width} x {height} pixels would become {to_width} x {to_height} with "
+                    f"shortest edge {edge}; at most {MAX_FRAME_PIXELS} pixels are handled."
                 )
+            return to_height, to_width
+
+        return fit
 
     def _normalised(self, image: np.ndarray, settings: dict) -> np.ndarray:
         """uint8 [3, h, w] -> float32 [3, h, w]."""
