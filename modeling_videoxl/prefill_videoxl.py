@@ -47,15 +47,16 @@ class PrefillMixin:
         prefix_ids = prefix_ids.reshape(1, -1).to(self.first_device)
         cache = self.new_cache()
         cache.start(1)
-        if prefix_ids.shape[1]:
-            embeds = self.get_input_embeddings()(prefix_ids)
-            self.language_model(embeds, Segment(0, prefix_ids.shape[1]), cache, hidden_needed=False)
         source = chunks.split(self.config.vision_chunk_size) if is_streamed(chunks) else chunks
         closing = contextlib.closing(source) if hasattr(source, "close") else contextlib.nullcontext()
         apart = not self._is_live(chunks) and cores_are_idle(real_device(self.vision_tower.device))
         with closing, VisionThread() if apart else contextlib.nullcontext() as thread:
-            cache.reserve(self._entries_to_come(chunks, compression_ratio))
+            kept = self._entries_to_come(chunks, compression_ratio)
             stream = FeatureStream(self._pieces(source), self._piece_encoder(chunks), thread)
+            if prefix_ids.shape[1]:  # frames are read meanwhile
+                embeds = self.get_input_embeddings()(prefix_ids)
+                self.language_model(embeds, Segment(0, prefix_ids.shape[1]), cache, hidden_needed=False)
+            cache.reserve(kept)
             with contextlib.closing(self.passes(cache, windows=2 if apart else 1)) as passes:
                 self._prefill_windows(stream, passes, cache, compression_ratio, on_window or (lambda _: None))
                 passes.flush()

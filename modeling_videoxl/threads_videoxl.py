@@ -80,10 +80,16 @@ class VisionThread(_Thread):
         self._stopped = False
 
     def features(self, chunks: Iterable, encode: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each chunk's visual tokens, in order; what taking or encoding one raised comes behind those before it."""
+        """
+        Each chunk's visual tokens, in order; what taking or encoding one raised comes behind those before it. Work on
+        the first ones begins now.
+        """
         ready: queue.SimpleQueue = queue.SimpleQueue()
         work = self._start(self._encode_all, chunks, encode, ready)
         work.add_done_callback(ready.put)
+        return self._taken(ready, work)
+
+    def _taken(self, ready: queue.SimpleQueue, work: Future) -> Iterator[torch.Tensor]:
         while (features := ready.get()) is not work:
             self._room.release()
             yield features
