@@ -1,9 +1,10 @@
 """The paper's ablations with the small checkpoint's recipe, shortened: `python -m videoxl.training.tiny_ablation`.
 
 One recipe, three ways to make a film small: VSTs whose ratio is drawn for every window; VSTs at one fixed ratio; and
-no VSTs, but the visual tokens of a frame pooled by the same factor. All start from the same vision tower, and have the
-recipe's first two stages whole: to find the letter of what has just been said is learned there or not at all. The
-stage of the longest films is left out: nobody asks about such here. Then the needle test, and a table.
+no VSTs, but the visual tokens of a frame pooled by the same factor. Beside them one that leaves it as large as it is.
+All start from the same vision tower, and have the recipe's first two stages whole: to find the letter of what has just
+been said is learned there or not at all. The stage of the longest films is left out: nobody asks about such here. Then
+the needle test, and a table.
 """
 
 import argparse
@@ -28,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "VSTs, ratios drawn": {},
     f"VSTs, {FIXED}x alone": {"ratios": [FIXED]},
     f"pooled {FIXED}x, no VSTs": {"ratios": [0], "pool_stride": WHOLE_FRAME},
+    "no compression": {"ratios": [0]},
 }
 STAGED = ("spelled", "seeing", "album")
 WHOLE = ("words", "cards")  # stages that are not shortened
@@ -93,13 +95,14 @@ def score(checkpoints: dict[str, Path], output: Path, frames: Sequence[int], que
     for number, (name, checkpoint) in enumerate(checkpoints.items()):
         ratios = (0,) if VARIANTS[name].get("ratios") == [0] else (4, 8, FIXED)
         settings = NiahSettings(frames=tuple(frames), ratios=ratios, questions=questions)
-        told = run_niah(pipeline(TASK, model=str(checkpoint)), settings, output / f"niah-{number}")
+        pipe = pipeline(TASK, model=str(checkpoint))
+        told, tokens = run_niah(pipe, settings, output / f"niah-{number}"), pipe.processor.tokens_per_frame
         for row in told["ratios"]:
             means = []
             for count in frames:
                 scores = [cell["score"] for cell in row["cells"] if cell["frames"] == count]
                 means.append(f"{100 * sum(scores) / len(scores):.1f}")
-            read = f"{row['ratio']}x" if row["ratio"] else "1 token a frame"
+            read = f"{row['ratio']}x" if row["ratio"] else f"{tokens} token{'s'[: tokens > 1]} a frame"
             lines.append(f"| {name} | {read} | " + " | ".join(means) + " |")
     table = "\n".join(lines) + "\n"
     (output / "table.md").write_text(table)
