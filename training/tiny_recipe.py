@@ -33,6 +33,7 @@ from videoxl.synthetic.tasks import sentences
 
 from .arguments import VideoXLTrainingArguments
 from .assembly import assemble
+from .callbacks import LOG_NAME, RunLog, read_log
 from .run import CONFIGS, last_checkpoint, read_config, run_training
 from .tiny_album import AlbumFrames, AlbumTrainer, encode_album
 from .tiny_circuits import Circuits, shown_by
@@ -177,7 +178,7 @@ class Recipe:
             return
         if _is_first():
             print(f"Stage {name}", flush=True)
-        start = time.time()
+        start = time.time() - _spent(folder / "run")
         told = self._stages[name](folder)
         if _is_first():
             whole = folder / f"{FINISHED}.part"  # whoever is ended while it is written is not finished
@@ -215,7 +216,9 @@ class Recipe:
             **self._common(),
             **stage["training"],
         )
-        trainer = FrameTrainer(model=model, args=arguments, train_dataset=rows, data_collator=FrameCollator())
+        trainer = FrameTrainer(
+            model=model, args=arguments, train_dataset=rows, data_collator=FrameCollator(), callbacks=[RunLog()]
+        )
         trainer.train(resume_from_checkpoint=_checkpoint_of(folder / "run"))
         return {"log": trainer.state.log_history}
 
@@ -330,6 +333,13 @@ def _is_first() -> bool:
 def _share(batch_size: int) -> int:
     """Of a batch, for one of the processes that run together."""
     return batch_size // int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _spent(folder: Path) -> float:
+    """Seconds that runs of a stage took which were stopped, as far as they logged them."""
+    path = folder / LOG_NAME
+    lines = read_log(path) if path.is_file() else []
+    return lines[-1]["seconds"] if lines else 0.0
 
 
 def _checkpoint_of(folder: Path) -> str | None:

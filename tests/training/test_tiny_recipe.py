@@ -177,7 +177,11 @@ def test_what_is_left_of_the_vision_tower_s_stage_is_shared(settings, finished, 
     shutil.copytree(finished / "vision" / "run", tmp_path / "vision" / "run", dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "vision" / "run" / f"checkpoint-{STEPS}")
     (tmp_path / "vision" / "finished.json").unlink()
+    log = tmp_path / "vision" / "run" / "log.jsonl"
+    before = json.loads(log.read_text().splitlines()[1])
+    log.write_text(json.dumps({**before, "seconds": 1000.0}) + "\n")
     Recipe(settings, tmp_path, seed=0, processes=2).run()
+    assert json.loads((tmp_path / "vision" / "finished.json").read_text())["seconds"] > 1000  # both parts of it
     last = tmp_path / "vision" / "run" / f"checkpoint-{STEPS}"
     assert {path.name for path in last.glob("rng_state*")} == {
         "rng_state_0.pth",
