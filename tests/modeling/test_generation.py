@@ -393,9 +393,9 @@ def test_equal_rows_in_one_batch(small, film):
 def test_embeddings_in_place_of_ids(small, greedy):
     _, ids, kwargs = greedy
     embeds = small.model.get_input_embeddings()(torch.tensor([ids])).detach()
-    torch.testing.assert_close(
-        small.model(inputs_embeds=embeds, **kwargs).logits[0], small.logits(ids, **kwargs), atol=1e-5, rtol=0
-    )
+    with torch.no_grad():  # as `small.logits`: where gradients are kept attention rounds otherwise
+        logits = small.model(inputs_embeds=embeds, **kwargs).logits[0]
+    torch.testing.assert_close(logits, small.logits(ids, **kwargs), atol=1e-5, rtol=0)
     for how in ({}, {"num_beams": 2}):
         tokens = small.model.generate(inputs_embeds=embeds, **GREEDY, **kwargs, **how)[0].tolist()
         assert tokens == small.generate(ids, **kwargs, **how)
