@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_rows import STEPS
 from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2ForCausalLM
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
@@ -15,9 +16,6 @@ from videoxl.synthetic.films import Film
 from videoxl.synthetic.needles import COLOURS, Needle, colours_of
 from videoxl.synthetic.tasks import draw_sample, needle_sample, sentences
 from videoxl.training.assembly import assemble
-from videoxl.training.run import read_config
-from videoxl.training.tiny_ablation import VARIANTS, run_variants, score, varied
-from videoxl.training.tiny_ablation import main as ablate
 from videoxl.training.tiny_album import AlbumCollator, AlbumFrames, encode_album
 from videoxl.training.tiny_data import (
     NO_COLOUR,
@@ -43,27 +41,6 @@ from videoxl.training.tiny_parts import (
 from videoxl.training.tiny_recipe import Recipe, main
 from videoxl.training.tiny_start import start_attention, start_beacons
 from videoxl.training.tiny_words import FrameSpeller, SpelledCollator, bags
-
-STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def settings():
-    """The package's recipe with three steps a stage."""
-    settings = read_config("tiny")
-    settings["tokenizer_films"] = 30
-    settings["text"] = {"hidden": 64, "layers": 2}
-    del settings["circuits"]  # which are for the whole model
-    settings["vision"] |= {"steps": STEPS, "batch_size": 8, "tower": {"hidden": 32, "layers": 1}}
-    settings["trainer"] |= {"logging_steps": 1, "save_steps": 2, "save_total_limit": 2, "dataloader_num_workers": 0}
-    short = {"steps": STEPS, "batch_size": 2, "questions": 2}
-    settings["spelled"] = [
-        {**settings["spelled"][0], **short},
-        {**settings["spelled"][-1], **short, "frames": [4, 30]},
-    ]
-    settings["seeing"] = [{**stage, "steps": STEPS, "batch_size": 8} for stage in settings["seeing"]]
-    settings["album"] = [{**settings["album"][-1], **short, "frames": [4, 20], "album": {"looks": 1, "scenes": 4}}]
-    return settings
 
 
 @pytest.fixture(scope="module")
@@ -454,54 +431,6 @@ def test_another_shape_of_heads_is_refused():
     config.num_key_value_heads = 4
     with pytest.raises(ValueError, match="4 heads on 4 of keys"):
         start_attention(Qwen2ForCausalLM(config), seed=0)
-
-
-def test_ablation(settings, tmp_path):
-    checkpoints = run_variants(settings, tmp_path, None, 1.0, 0)
-    assert list(checkpoints) == list(VARIANTS)
-    towers = [json.loads((tmp_path / f"variant-{n}" / "vision" / "finished.json").read_text()) for n in range(4)]
-    assert towers == towers[:1] * 4  # trained once
-    pooled = AutoModelForCausalLM.from_pretrained(checkpoints["pooled 16x, no VSTs"])
-    assert pooled.config.tokens_per_frame == 1
-    table = score(checkpoints, tmp_path, [4, 9], 1).splitlines()
-    assert [line.split(" | ")[1] for line in table[2:]] == [
-        *["4x", "8x", "16x"] * 2,
-        "1 token a frame",
-        "16 tokens a frame",
-    ]
-    assert (tmp_path / "table.md").read_text().splitlines() == table
-
-
-def test_ablation_shortens_and_changes_only_what_it_names(settings):
-    changed = varied(settings, 0.5, ratios=[16])
-    settings["album"] = [stage for stage in settings["album"] if stage["name"] != "longest"]
-    for kind in ("spelled", "album"):
-        assert len(settings[kind]) == len(changed[kind])
-        for before, after in zip(settings[kind], changed[kind]):
-            assert after["steps"] == (3 if after["name"] in ("words", "cards") else 2) and after["ratios"] == [16]
-            assert {**after, "steps": 0, "ratios": 0, "training": 0} == {
-                **before,
-                "steps": 0,
-                "ratios": 0,
-                "training": 0,
-            }
-    assert changed["vision"] == settings["vision"] and changed["assembly"] == settings["assembly"]
-
-
-@pytest.mark.parametrize(
-    "given, said",
-    [
-        (["--share", "3"], "--share 3.0: give a number above 0"),
-        (["--questions", "0"], "questions"),
-        (["--frames", "4,x"], "'4,x': give"),
-        (["--vision", "nowhere"], "--vision nowhere: no folder of a finished stage"),
-        (["--config", "nothing"], "there is no configuration 'nothing'"),
-    ],
-)
-def test_ablation_refuses_before_it_trains(given, said, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        ablate([*given, "--output", str(tmp_path / "out")])
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_ways_of_asking(settings):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+STEPS = 3  # of each stage of the small checkpoint's recipe in tests
+
 
 def film(frames, seed=0):
     """A film of random frames, uint8 [F, 60, 60, 3]."""
