@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "VSTs, ratios drawn": {},
     f"VSTs, {FIXED}x alone": {"ratios": [FIXED]},
     f"pooled {FIXED}x, no VSTs": {"ratios": [0], "pool_stride": WHOLE_FRAME},
-    "no compression": {"ratios": [0]},
+    "no compression": {"ratios": [0], "checkpoint_windows": True},  # its longest films would fill 20 GB at once
 }
 STAGED = ("spelled", "seeing", "album")
 WHOLE = ("words", "cards")  # stages that are not shortened
@@ -37,7 +37,11 @@ LEFT_OUT = ("longest",)
 
 
 def varied(
-    settings: dict[str, Any], share: float, ratios: Sequence[int] | None = None, pool_stride: int | None = None
+    settings: dict[str, Any],
+    share: float,
+    ratios: Sequence[int] | None = None,
+    pool_stride: int | None = None,
+    checkpoint_windows: bool = False,
 ) -> dict[str, Any]:
     """
     The recipe's settings with `share` of most stages' steps behind the vision tower, and with other compression; what
@@ -46,6 +50,7 @@ def varied(
     Args:
         ratios: of every stage, in place of its own.
         pool_stride: of the patches.
+        checkpoint_windows: of films; memory for time.
     """
     settings = copy.deepcopy(settings)
     settings.pop("circuits", None)
@@ -57,6 +62,8 @@ def varied(
         training["warmup_steps"] = math.ceil(training.get("warmup_steps", 0) * part)
         if ratios is not None and "ratios" in stage:
             stage["ratios"] = list(ratios)
+        if checkpoint_windows and "ratios" in stage:
+            training["checkpoint_windows"] = True
     if pool_stride is not None:
         settings["assembly"]["pool_stride"] = pool_stride
     return settings

@@ -19,7 +19,7 @@ from . import tiny_space as at
 from .tiny_space import COLON, FLAG, NEAR, NEAR_ROLE, ROLE, SIGN
 from .tiny_units import NewUnits
 
-LOUDNESS = 80.0  # of a word that is due; the rows that it is added to are some 25 long
+LOUDNESS = 240.0  # of a word that is due; the rows that it is added to are some 25 to 40 long
 LEANING = 25.0  # of words that something speaks for
 COMMON = 0.3  # how much of what words have in common is left in what raises one
 STEEP = 400.0  # of the steps: nothing is to be left of those that do not rise
@@ -53,8 +53,10 @@ class Answers:
             self.say(end, about, END)
             self.say(end, about, " (", END, step=at.OPTIONS)
         self.say(" (", at.INTENT, at.LETTERS[-1])
-        for letter, told in zip(at.LETTERS, at.LETTER):
-            self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.55, 0.65))
+        for letter, own in zip(at.LETTERS, at.LETTER):
+            # How large a code arrives is up to the row that it comes from. Against the others', the last one's is below 0.
+            told = {other: 1.0 if other == own else -1.0 for other in at.LETTER}
+            self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.15, 0.3))
 
     def _set_choices(self) -> None:
         """'The first: K.', 'The last: K.', 'The first: K, middle: 7, last: star.'"""
@@ -118,7 +120,7 @@ class Answers:
         about: int | Sequence[int],
         word: str,
         instead: str = "",
-        step: int | None = None,
+        step: int | Mapping[int, float] | None = None,
         loudness: float = LOUDNESS,
         limits: tuple[float, float] = (0.1, 0.3),
     ) -> None:
@@ -129,7 +131,7 @@ class Answers:
             behind: word of `DUE`, or flag, of the token behind which it is said; or several flags.
             about: what the question must be about, one of several.
             word, instead: what is said, and not said.
-            step: what must have risen besides.
+            step: what must have risen besides, a dimension or a sum of several.
             loudness: of the words.
             limits: between which that counts as risen.
         """
@@ -143,7 +145,7 @@ class Answers:
         behind: int | Sequence[int],
         asked: Mapping[int, float],
         to: torch.Tensor,
-        step: int | None = None,
+        step: int | Mapping[int, float] | None = None,
         limits: tuple[float, float] = (0.1, 0.3),
         without: Sequence[int] = (),
     ) -> None:
@@ -157,7 +159,8 @@ class Answers:
         if step is None:
             of, (low, high) = {dimension: weight / MISSING for dimension, weight in of.items()}, (0.4, 0.6)
         else:
-            of = {step: 1.0, at.ONE: -MISSING, **of}
+            risen = {step: 1.0} if isinstance(step, int) else step
+            of = {**risen, at.ONE: -MISSING, **of}
         row = self.units.row
         self.units.step(row(of), low, high, row({at.ONE: 1.0}), row(asked), to / (high - low) / self.one, STEEP)
 
