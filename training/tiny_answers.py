@@ -54,7 +54,7 @@ class Answers:
             self.say(end, about, " (", END, step=at.OPTIONS)
         self.say(" (", at.INTENT, at.LETTERS[-1])
         for letter, own in zip(at.LETTERS, at.LETTER):
-            # How large a code arrives is up to the row that it comes from. Against the others', the last one's is below 0.
+            # How large a code arrives is up to the row it comes from; against the others, the last one is below 0.
             told = {other: 1.0 if other == own else -1.0 for other in at.LETTER}
             self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.15, 0.3))
 
@@ -96,6 +96,8 @@ class Answers:
         for kind, own, asked in zip(CARDS, at.KIND, at.ASKED_KIND):
             self.say(" were", asked, f" {kind}s")
             self.say(own, MANY, ":", ".")
+        self.say(COLON, OFTEN, numbers[0])  # where the card was not made out
+        self.say(COLON, OFTEN, "", numbers[0], step=at.FOUND)
         for about in (OFTEN, MANY):
             self._tell(COLON, about, numbers, at.COUNT_STEPS)
 

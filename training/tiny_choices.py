@@ -16,16 +16,21 @@ from .tiny_space import (
     NAME_SLOT,
     NEW_HEADS,
     OPTION_SLOT,
-    ORDER_SLOT,
     OTHER_SLOT,
     SECOND_SLOT,
     SHOWN_SLOT,
     SINK_SLOT,
 )
 
-STEEP = 1e11  # how order is asked for; the least difference is of some 1e-11
-LAST_SIZE = 1.7  # of the last one's code beside the first one's
-ALIKE = 900.0  # what the first sign of an option counts where it is the earliest
+STEEP = 1e11  # how order is asked for; the least difference is of some 1e-10
+# Keys of what is latest are larger by this: from place to place they turn a little into those of what is earliest, and
+# these into them, and where a film shows few VSTs of cards, what is late has the smaller numbers.
+LOUDER = 30.0
+MATCH = 600.0  # what an option counts that begins as is asked for
+# Where an order's letter is due, rows hold the first and the last together, and so much of the first besides; what is
+# held together counts against an option by half: so the first counts for it by as much as the last against it.
+FIRST_SIZE, TOGETHER = 1.0, -0.5
+BEFORE = 2.0  # how much more it counts which sign an option has first than which it has second
 ORDER, THIRD = at.INTENT[2], at.INTENT[5]
 
 
@@ -38,9 +43,10 @@ def _choose(heads: NewHeads, text: float) -> None:
     heads.sink_has("k", SINK_SLOT, 1.0)
     for head in NEW_HEADS:
         heads.ask(VSTS, head, SINK_SLOT, 2000.0)
-    for slot, order in ((SECOND_SLOT, at.LATENESS), (OTHER_SLOT, at.EARLINESS)):
-        # Tokens behind a sign's know the same of it, but are not as long.
-        heads.key(TEXT, slot, by={order: 1 / text, at.LATE_SIGN: -10 / text})
+    for slot, order, size in ((SECOND_SLOT, at.LATENESS, LOUDER), (OTHER_SLOT, at.EARLINESS, 1.0)):
+        # Tokens behind a sign's know the same of it, but are not as long; and the first of an option has a letter.
+        barred = dict.fromkeys((at.LATE_SIGN, *at.LETTER), -10 * size / text)
+        heads.key(TEXT, slot, by={order: size / text, **barred})
     for slot, (own, *roles) in enumerate(zip(at.CODE, *at.codes()[1].tolist())):
         taken_out = {role: -code / text for role, code in zip(at.ROLE, roles)}  # words of roles are no signs
         heads.value(TEXT, slot, by={own: 1 / text, **taken_out})
@@ -65,7 +71,7 @@ def set_order(heads: NewHeads, text: float) -> None:
     """
     Layer 4: behind "middle:", and where the letter of an order is due, the codes of the earliest and of the latest
     sign that were named. Everywhere the nearest beginning of an answer's part. Where an option of an order has its
-    second sign, its letter, and the codes of its first sign and of the earliest.
+    second sign, its letter, and the code of its first sign.
 
     Args:
         text: how large `ONE` is where text names a sign.
@@ -74,19 +80,15 @@ def set_order(heads: NewHeads, text: float) -> None:
     middle, due = at.LATE_ROLE[2], at.FLAG[" ("]
     _near(heads, 6, {at.FLAG.get(word, at.COLON): near for word, near in at.NEAR.items()}, text)
     wanted = {at.COLON: 2.7, middle: 2.1, due: 3.5, ORDER: 1 / 3, THIRD: -2}
-    wanted |= {at.SIGN: 3.4, **dict.fromkeys(at.LETTER, -6)}
-    # The first has been said by then, the last has not; rows of questions have smaller codes than those of answers.
-    for head, by, size, rows in (
-        (7, OTHER_SLOT, 1.0, (middle, due, at.SIGN)),
-        (8, SECOND_SLOT, LAST_SIZE, (middle, due)),
-    ):
-        _only_where(heads, head, wanted, text)
-        heads.ask(TEXT, head, SHOWN_SLOT, by=dict.fromkeys(rows, 1 / text))
-        heads.ask(TEXT, head, by, by=dict.fromkeys(rows, STEEP / text))
+    _only_where(heads, 7, wanted, text)
+    _only_where(heads, 8, {**wanted, at.SIGN: 3.4, **dict.fromkeys(at.LETTER, -6)}, text)
+    for head, by in ((7, OTHER_SLOT), (8, SECOND_SLOT)):
+        heads.ask(TEXT, head, SHOWN_SLOT, by=dict.fromkeys((middle, due), 1 / text))
+        heads.ask(TEXT, head, by, by=dict.fromkeys((middle, due), STEEP / text))
         for slot in range(CODE_SIZE):
-            heads.write(head, slot, at.ENDS[slot], size)
+            heads.write(head, slot, at.ENDS[slot])
     for slot, late in enumerate(at.LATE_CODE):
-        heads.write(7, slot, late, SIZE)
+        heads.write(7, slot, late, FIRST_SIZE)
     for pair in range(at.TURNING):
         heads.key(TEXT, pair, KEY)
         heads.sink_has("k", pair, 0.0)
@@ -108,8 +110,8 @@ def set_choices(heads: NewHeads, text: float) -> None:
     """
     _choose(heads, text)
     _near(heads, 7, dict(zip(at.ROLE, at.NEAR_ROLE)), text)
-    for slot, own in zip(CODE_SLOTS, at.CODE):
-        heads.key(TEXT, slot, by={own: 1 / text})
+    for slot, own, before in zip(CODE_SLOTS, at.CODE, at.ENDS):
+        heads.key(TEXT, slot, by={own: 1 / text, before: BEFORE * SIZE / text})
     named = {at.ONE: -2000 / text, at.SIGN: 2000 / text, at.USER: 2000 / text}
     heads.key(TEXT, NAME_SLOT, by={**named, **dict.fromkeys(at.LETTER, -2000 / text)})
     heads.key(VSTS, NAME_SLOT, -2000.0)
@@ -149,18 +151,16 @@ def _set_names(heads: NewHeads, text: float) -> None:
 
 def _set_letters(heads: NewHeads, text: float) -> None:
     """
-    Head 8: where a letter is due, that of the option which begins as the answer ended; of an order, that whose second
-    sign is neither the first nor the last, and whose first sign is the first. Where an answer begins, whether the
+    Head 8: where a letter is due, that of the option which begins as the answer ended; of an order, that whose first
+    sign is rather the first than the last, and also, but by less, whose second is. Where an answer begins, whether the
     question names a sign, and whether the film shows it.
     """
     due, begins = at.FLAG[" ("], at.FLAG["\n"]
     _only_where(heads, 8, {due: 5, begins: 5}, text, rest=2.5)
     for slot, late, end in zip(CODE_SLOTS, at.LATE_CODE, at.ENDS):
-        heads.ask(TEXT, 8, slot, by={late: 300 / text, end: -1300 * SIZE / text})
-    heads.key(TEXT, ORDER_SLOT, by={at.EARLIEST: 1 / text})
-    heads.ask(TEXT, 8, ORDER_SLOT, by={due: ALIKE / text})
+        heads.ask(TEXT, 8, slot, by={late: MATCH / text, end: TOGETHER * MATCH / text})
     heads.ask(TEXT, 8, SHOWN_SLOT, by={ORDER: 1 / 3 / text})
-    size = 600 / text
+    size = 400 / text
     shown = {at.ONE: -2 * size, **dict.fromkeys((at.SIGN, *at.ROLE, *at.LETTER), size), at.OPTIONS: size / 2}
     heads.key(TEXT, OPTION_SLOT, by={**shown, at.LATE_SIGN: -10 * size})
     heads.key(VSTS, OPTION_SLOT, -3000.0)

@@ -103,11 +103,11 @@ class Circuits:
         tiny_units.set_ranks(self._units(2), self._measured(self.layers[2].post_attention_layernorm).mark)
         one = self._measured(self.layers[3].input_layernorm)
         tiny_heads.set_finders(self._heads(3), one.sign, one.card, one.naming)
-        tiny_units.set_products(self._units(3), self._measured(self.layers[3].post_attention_layernorm).text)
+        units, one = self._units(3), self._measured(self.layers[3].post_attention_layernorm)
+        tiny_units.set_products(units, one.text)
+        tiny_units.set_even(units, one.naming)
         tiny_choices.set_order(self._heads(4), self._measured(self.layers[4].input_layernorm).naming)
-        units, one = self._units(4), self._measured(self.layers[4].post_attention_layernorm)
-        tiny_units.set_steps(units, one.text)
-        tiny_units.set_likeness(units, one.naming)
+        tiny_units.set_steps(self._units(4), self._measured(self.layers[4].post_attention_layernorm).text)
         tiny_choices.set_choices(self._heads(5), self._measured(self.layers[5].input_layernorm).naming)
         with torch.no_grad():
             self.model.model.language_model.norm.weight[list(at.CODE)] = NAMED
@@ -155,9 +155,9 @@ class Circuits:
         read = [self._read(module, film, 8) for film in self._films(4, seed=1)]
         vsts, shown, text = (torch.cat(part) for part in zip(*read))
         cards = vsts[shown[:, 0] >= 0]
-        naming, begins, colons, roles = (
+        naming, begins, letters, colons, roles = (
             text[:, flags].sum(1) > 0.5 * text[:, at.ONE]
-            for flags in ([at.SIGN], [at.FLAG["The"]], [at.COLON], list(at.ROLE))
+            for flags in ([at.SIGN], [at.FLAG["The"]], list(at.LETTER), [at.COLON], list(at.ROLE))
         )
         answers = naming[2:] & (begins[1:-1] | begins[:-2])
         return Sizes(
@@ -166,6 +166,8 @@ class Circuits:
             cards[:, at.IS_VST].mean().item(),
             text[naming, at.ONE].mean().item(),
             text[2:][answers, at.ONE].min().item(),
+            text[begins, at.ONE].min().item(),
+            text[letters, at.ONE].mean().item(),
             text[:-1][roles[:-1] & colons[1:], at.ONE].mean().item(),
             text[:, at.ONE].mean().item(),
         )

@@ -3,7 +3,7 @@
 Attention that is told apart by scores far from each other is exact: what a head reads off a token that it looks at
 alone does not depend on how long rows are. So, one sink in front of the film ("system") has a score of its own, and
 
-- a head that looks at all n VSTs alike gives them n / (n + w) of its sight, with the sink at log w: with four weights
+- a head that looks at all n VSTs alike gives them n / (n + w) of its sight, with the sink at log w: with five weights
   the logarithm of n, in VSTs so far or of the whole film (layers 0 to 2);
 - a VST that shows a card looks at itself, any other at the sink: a flag without noise (layer 1); the VSTs flagged so
   far are counted as above (layer 2);
@@ -36,7 +36,7 @@ from .tiny_space import (
 TEXT, VSTS = "", "beacon_"  # whose projections
 SIZE = 0.1  # of what is written to tell that something is so
 CLOCK_SIZE = 0.1  # of a clock, in logarithms
-LOG_WEIGHTS = (0.8, 3.5, 6.2, 8.9)  # of the sink, in VSTs, with the clocks' heads
+LOG_WEIGHTS = (0.08, 2.54, 4.66, 6.8, 9.27)  # of the sink, in VSTs, with the clocks' heads
 RANK_WEIGHT, COUNT_WEIGHT, VISUAL_WEIGHT = math.log(8), math.log(5), math.log(6)
 FAR = 60.0  # a score that leaves nothing of thousands of tokens
 KEY = 5.0  # of keys in the pairs that turn
@@ -46,10 +46,10 @@ SHARPNESS = (1, 4, 3, 3, 3)  # of the turning pairs: from 3 tokens on no other p
 
 def clock_weights() -> tuple[list[float], float, float]:
     """
-    The sum of the four shares that comes nearest to log n, from 2 to 8,192.
+    The sum of the five shares that comes nearest to log n, from 2 to 8,192.
 
     Returns:
-        `tuple`: four factors, what is to be added, and the greatest error.
+        `tuple`: five factors, what is to be added, and the greatest error.
     """
     n = torch.logspace(math.log10(2), math.log10(8192), 400, dtype=torch.float64)
     shares = torch.stack([*(n / (n + math.exp(weight)) for weight in LOG_WEIGHTS), torch.ones_like(n)], 1)
@@ -68,6 +68,8 @@ class Sizes(NamedTuple):
         mark: `IS_VST` there.
         naming: `ONE` in text that names a sign.
         answer: the least of that behind "The" or "The letter".
+        begin: the least of that in "The".
+        letter: `ONE` in options' letters, on average.
         role: `ONE` in answers where a role is named, and a colon behind it.
         text: `ONE` in all text.
     """
@@ -77,6 +79,8 @@ class Sizes(NamedTuple):
     mark: float
     naming: float
     answer: float
+    begin: float
+    letter: float
     role: float
     text: float
 
@@ -214,13 +218,12 @@ def at_speed(theta: float, pair: int) -> float:
 
 
 def set_first_clocks(heads: NewHeads) -> None:
-    """Layer 0: two clocks in text and three in VSTs."""
+    """Layer 0: three clocks in text and in VSTs."""
     factors, *_ = clock_weights()
     heads.bar_text()
-    for who, count in ((TEXT, 2), (VSTS, 3)):
-        for head, weight in zip(NEW_HEADS[:count], LOG_WEIGHTS):
+    for head, weight in zip(NEW_HEADS, LOG_WEIGHTS):
+        for who in (TEXT, VSTS):
             heads.clock(who, head, weight)
-    heads.rest(TEXT, (8,))
     heads.value(VSTS, 0, 1.0)
     for head, factor in zip(NEW_HEADS, factors):
         heads.write(head, 0, at.CLOCK, CLOCK_SIZE * factor)
@@ -274,19 +277,20 @@ def _set_tokens_before(heads: NewHeads, one: Sizes) -> None:
         heads.write(7, slot, later)
     words = {**dict(zip(at.ROLE, at.LATE_ROLE)), at.FLAG["The"]: at.LATE_THE}
     for slot, (own, later) in zip((18, 19, 20, 29), words.items()):
-        heads.value(TEXT, slot, by={own: SIZE / one.role})
+        heads.value(TEXT, slot, by={own: SIZE / (one.role if own in at.ROLE else one.begin)})
         heads.write(6, slot, later)
         if own in at.ROLE:
             heads.write(7, slot, later)
     options = {at.OPTION: at.OPTIONS, **{letter: letter for letter in at.LETTER}}
     for slot, (own, told) in enumerate(options.items(), 25):
-        heads.value(TEXT, slot, by={own: SIZE / one.naming})
+        heads.value(TEXT, slot, by={own: SIZE / (one.naming if own == at.OPTION else one.letter)})
         heads.write(8, slot, told)
 
 
 def set_ranks(heads: NewHeads, one: float, text: float) -> None:
     """
-    Layer 2: which card a VST shows, counted from the first. In text two clocks, and what the question is about.
+    Layer 2: which card a VST shows, counted from the first, and the last of the clocks. In text two clocks, and what
+    the question is about.
 
     Args:
         one: how large `ONE` is in VSTs that show cards.
@@ -295,9 +299,10 @@ def set_ranks(heads: NewHeads, one: float, text: float) -> None:
     factors, *_ = clock_weights()
     heads.bar_text()
     heads.key(VSTS, SECOND_SLOT, by={at.CARD: 30 / one, at.ONE: -30 / one})
-    for head, weight in zip((6, 7), LOG_WEIGHTS[2:]):
+    for head, weight in zip((6, 7), LOG_WEIGHTS[3:]):
         heads.clock(TEXT, head, weight)
-    heads.rest(VSTS, (6, 7))
+    heads.rest(VSTS, (6,))
+    heads.clock(VSTS, 7, LOG_WEIGHTS[4])
     preferred = dict(zip(at.INTENT_WORD, (0.0, 0.0, 25.0, 0.0, 0.0, 25.0, 10.0)))
     heads.look_for(8, {**preferred, at.NOTHING_ASKED: 50.0}, text)
     heads.clock(VSTS, 8, RANK_WEIGHT)
@@ -309,8 +314,8 @@ def set_ranks(heads: NewHeads, one: float, text: float) -> None:
     for slot, (kind, asked) in enumerate(zip(at.KIND, at.ASKED_KIND), 20):
         heads.value(TEXT, slot, by={kind: 1 / text})
         heads.write(8, slot, asked, 3 * SIZE)
-    heads.write(6, 0, at.CLOCK, CLOCK_SIZE * factors[2])
-    heads.write(7, 0, at.CLOCK, CLOCK_SIZE * factors[3])
+    heads.write(6, 0, at.CLOCK, CLOCK_SIZE * factors[3])
+    heads.write(7, 0, at.CLOCK, CLOCK_SIZE * factors[4])
     heads.write(8, 0, at.RANK)
 
 
@@ -337,10 +342,10 @@ def set_finders(heads: NewHeads, sign: float, one: float, text: float) -> None:
     roles = dict.fromkeys((*at.ROLE, *at.LATE_ROLE), 200 / text)  # their codes are a little like signs'
     heads.ask(TEXT, 6, SINK_SLOT, 15.0, {at.SIGN: -40 / text, at.LATE_SIGN: -40 / text, **roles})
     heads.ask(TEXT, 7, SINK_SLOT, COUNT_WEIGHT)
-    # From one VST to two the sum of the clocks' shares grows by 0.56: 20 is the score between them.
+    # From one VST to two the sum of the clocks' shares grows by 0.68: 20 is the score between them.
     heads.ask(TEXT, 8, OTHER_SLOT, 1.0)
     heads.key(TEXT, OTHER_SLOT, -300.0)
-    heads.key(VSTS, OTHER_SLOT, by={at.CLOCK: -357 / one * SIZE})
+    heads.key(VSTS, OTHER_SLOT, by={at.CLOCK: -294 / one * SIZE})
     heads.rest(VSTS, NEW_HEADS)
     told = (at.CLOCK, at.ONE, at.LATENESS, None, at.EARLINESS, at.VISUAL)
     for slot, dimension in enumerate(told):

@@ -48,7 +48,7 @@ CODE, KIND = _from(0, CODE_SIZE), _from(13, 3)
 LATE_CODE, LATE_KIND = _from(17, CODE_SIZE), _from(30, 3)
 (LATE_SIGN,) = _at(33)
 # Where the middle one of three is due, or an order's letter: codes of the first and the last together; the first's in
-# `LATE_CODE`, too. In options of orders, signs but the first have the same, with that of the sign before for the last.
+# `LATE_CODE`, too. In options of orders, signs but the first have that of the sign before.
 ENDS = _from(34, CODE_SIZE)
 ONE, SINK = _at(47, 48)  # in all tokens, but visual ones; in "system"
 CLOCK, CARD, RANK = _at(50, 51, 52)  # log of VSTs so far; a card, exactly; its number
@@ -58,7 +58,6 @@ USER = CARD  # in "user": what is named before it belongs to another question
 FOUND_CLOCK, FOUND_ONE, FOUND, COUNT = _at(54, 55, 57, 58)
 ROLE, LATE_ROLE = _from(59, 3), _from(62, 3)
 SHARE_STEPS, COUNT_STEPS = _from(65, len(SHARES)), _from(77, COUNTS)
-(EARLIEST,) = _at(76)  # where an option of an order has its second sign: how alike its first and the earliest are
 (IS_VST,) = _at(82)
 LENGTH_PRODUCT, CLOCK_PRODUCT, ONE_PRODUCT = _at(83, 84, 85)  # of `CLOCK` or `FOUND_CLOCK` and the other's `ONE`
 LATENESS, EARLINESS = _at(86, 87)  # twice as much with each VST of a card, or half
@@ -88,7 +87,6 @@ WIDTH = 32
 SINK_SLOT, BAR_SLOT, OTHER_SLOT, SECOND_SLOT, WORD_SLOT = 15, 31, 14, 30, 29
 CODE_SLOTS = tuple(slot for slot in (*range(6, 16), *range(22, 32)) if slot not in (15, 31, 14, 30))
 OPTION_SLOT, NAME_SLOT = 27, 28  # where `CODE_SLOTS` hold a code alone
-ORDER_SLOT = 4  # of what `EARLIEST` tells
 SHOWN_SLOT = 5  # which turns by some ten-thousandths from place to place; the sink's slot turns with `BAR_SLOT`
 TURNING = 5
 HEADS, KEY_HEADS = 9, 3  # of queries and of keys, all together

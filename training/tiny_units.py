@@ -20,13 +20,15 @@ UNITS = 532  # all together
 STEEP = 30.0  # of a step's gates, over the step: silu is a line behind it
 # Between ranks of VSTs that show cards, which are 1 to 8 of each: a dozen cards are told apart at any ratio.
 LIMITS = (*range(1, 17), *range(18, 29, 2), *range(32, 53, 4), *range(60, 109, 8))
-WIDE = 0.02  # of the film: steps of shares
+WIDE = 0.004  # of the film: steps of shares
 # A frame's VSTs stand, on average, three quarters of a frame behind its beginning; that is a share of a film's length.
 LATER, USUAL_FRAMES = 0.75, 128
 NOTED, COUNTED = 0.6, 3.0  # of what steps write: of shares, and of counts, which have less to rise by
 # Of 99 in 100 VSTs with cards of colours that no film showed, the line told more than this; of 99 in 100 it told less
 # of all other signs, and of frames without a card it never did.
 ABSENT, SHOWN = -0.6, 0.1
+EVEN_GATES = (-12.0, -5.0, -0.5)  # of units that make rows alike, see `even_weights`
+UNEVEN = (0.35, 1.9)  # how large `ONE` is in text that names signs, beside what is usual
 
 
 class NewUnits:
@@ -42,7 +44,8 @@ class NewUnits:
         self.mlp, self.next = mlp, first
 
     @torch.no_grad()
-    def _add(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+    def add(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+        """The next unit's weights, [D] each."""
         if self.next == len(self.mlp.gate_proj.weight):
             raise ValueError(f"the layer has {self.next} units: widen it by more")
         self.mlp.gate_proj.weight[self.next] = gate
@@ -76,12 +79,12 @@ class NewUnits:
         """
         rise = steep / (high - low)
         for edge, sense in ((low, 1), (high, -1)):
-            self._add(rise * (of - edge * one), up, sense / steep * to)
+            self.add(rise * (of - edge * one), up, sense / steep * to)
 
     def product(self, first: torch.Tensor, second: torch.Tensor, large: torch.Tensor, to: torch.Tensor) -> None:
         """Adds `to` times the product of two; `large` is what is far above `first` in every row that matters."""
         for gate, sense in ((large + first, 1), (large, -1)):
-            self._add(gate, second, sense * to)
+            self.add(gate, second, sense * to)
 
 
 def set_signs(units: NewUnits, weights: torch.Tensor, biases: torch.Tensor, one: float, card: float) -> None:
@@ -149,18 +152,31 @@ def set_products(units: NewUnits, text: float) -> None:
         units.step(units.row({at.RATIO: sense}), edge - 0.01, edge + 0.01, one, up, units.row({told: SIZE}))
 
 
-def set_likeness(units: NewUnits, text: float) -> None:
+def even_weights() -> tuple[list[float], float]:
     """
-    Layer 4: where an option of an order has its second sign, how like its first sign the earliest is.
+    What takes out of a row how long it is. What norms leave of a code is t times as large in a row as usual; by gates of
+    t itself, t (1 + the sum of w silu(g t) t) is the same for every t in `UNEVEN`, within half a per cent.
+
+    Returns:
+        `tuple`: w for each of the gates g, and what it is the same as.
+    """
+    t = torch.linspace(*UNEVEN, 400, dtype=torch.float64)
+    parts = torch.stack([t, *(t * t * nn.functional.silu(gate * t) for gate in EVEN_GATES)], 1)
+    own, *weights = torch.linalg.lstsq(parts, torch.ones_like(t)[:, None]).solution[:, 0].tolist()
+    return [weight / own for weight in weights], 1 / own
+
+
+def set_even(units: NewUnits, text: float) -> None:
+    """
+    Layer 3: signs that text names have codes, and know how late and early they are, as large as each other's.
 
     Args:
-        text: how large `ONE` is in text.
+        text: how large `ONE` is, as a rule, in text that names a sign.
     """
-    has_letter = units.row({**dict.fromkeys(at.LETTER, 240 / text), at.ONE: -120 / text})  # elsewhere gates stay shut
-    told = units.row({at.EARLIEST: SIZE})
-    for end, late in zip(at.ENDS, at.LATE_CODE):
-        first = {end: SIZE / text, late: -1 / text}  # `ENDS` have the earliest's code as well
-        units.product(units.row(first), units.row({late: 1 / text}), has_letter, told)
+    one, size = units.row({at.ONE: 1 / text}), SIZE / text
+    for dimension in (*at.CODE, at.LATENESS, at.EARLINESS):
+        for gate, weight in zip(EVEN_GATES, even_weights()[0]):
+            units.add(gate * one, units.row({dimension: size}), weight * units.row({dimension: 1.0}))
 
 
 def set_steps(units: NewUnits, text: float) -> None:
