@@ -19,6 +19,7 @@ from videoxl.training.tiny_growth import widened
 from videoxl.training.tiny_heads import LOG_WEIGHTS, SIZE, clock_weights
 from videoxl.training.tiny_parts import CHAT_WORDS, image_processor, text_config, train_tokenizer, vision_config
 from videoxl.training.tiny_start import start_attention, start_beacons
+from videoxl.training.tiny_units import EVEN_GATES, even_weights
 from videoxl.training.tiny_words import bags, word_ids
 
 TOKENS = 16  # of a frame
@@ -119,6 +120,13 @@ def test_sums_of_shares_are_logarithms():
     shares = torch.stack([n / (n + math.exp(weight)) for weight in LOG_WEIGHTS], 1)
     assert error < 0.0013
     torch.testing.assert_close(shares @ torch.tensor(factors) + rest, n.log(), atol=0.0013, rtol=0)
+
+
+def test_what_depends_on_the_length_of_rows_is_taken_out():
+    weights, same = even_weights()
+    t = torch.linspace(0.36, 1.88, 77)
+    added = sum(weight * nn.functional.silu(gate * t) for weight, gate in zip(weights, EVEN_GATES))
+    torch.testing.assert_close(t * (1 + added * t), torch.full_like(t, same), rtol=0.006, atol=0)
 
 
 def test_codes_of_signs_and_roles_are_far_apart():
