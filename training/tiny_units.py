@@ -154,8 +154,8 @@ def set_products(units: NewUnits, text: float) -> None:
 
 def even_weights() -> tuple[list[float], float]:
     """
-    What takes out of a row how long it is. What norms leave of a code is t times as large in a row as usual; with gates
-    g t, t (1 + the sum of w silu(g t) t) is the same for every t in `UNEVEN`, within half a per cent.
+    What takes out of a row how long it is. What norms leave of a code is t times as large in a row as usual; with
+    gates g, t (1 + the sum of w silu(g t) t) is the same for every t in `UNEVEN`, within half a per cent.
 
     Returns:
         `tuple`: w for each of the gates g, and what it is the same as.
