@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "VSTs, ratios drawn": {},
     f"VSTs, {FIXED}x alone": {"ratios": [FIXED]},
     f"pooled {FIXED}x, no VSTs": {"ratios": [0], "pool_stride": WHOLE_FRAME},
-    "no compression": {"ratios": [0], "checkpoint_windows": True},  # its longest films would fill 20 GB at once
+    "no compression": {"ratios": [0], "checkpoint_windows": True},  # else its films fill 20 GB
 }
 STAGED = ("spelled", "seeing", "album")
 WHOLE = ("words", "cards")  # stages that are not shortened

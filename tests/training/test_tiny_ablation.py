@@ -40,6 +40,13 @@ def test_ablation_shortens_and_changes_only_what_it_names(settings):
     assert changed["vision"] == settings["vision"] and changed["assembly"] == settings["assembly"]
 
 
+def test_without_compression_windows_are_computed_again(settings):
+    changed = varied(settings, 1.0, **VARIANTS["no compression"])
+    for stage in (*changed["spelled"], *changed["album"]):
+        assert stage["ratios"] == [0] and stage["training"]["checkpoint_windows"]
+    assert not any("checkpoint_windows" in stage["training"] for stage in (*changed["seeing"], changed["vision"]))
+
+
 @pytest.mark.parametrize(
     "given, said",
     [
