@@ -134,12 +134,12 @@ def test_other_weights_are_other_settings(pipe, tmp_path):
     settings = NiahSettings(frames=(4,), depths=(50,), ratios=(4,), questions=1)
     run_niah(pipe, settings, tmp_path)
     weight = pipe.model.model.language_model.layers[1].mlp.down_proj.weight
-    weight.data += 1e-3
+    weight.data[-1, -1] += 1e-3
     try:
         with pytest.raises(ValueError, match="model="):
             run_niah(pipe, settings, tmp_path)
     finally:
-        weight.data -= 1e-3
+        weight.data[-1, -1] -= 1e-3
 
 
 @pytest.mark.parametrize("content", ['{"name": "notes"}\n', "[1, 2]\n", "notes\n", "notes"])
