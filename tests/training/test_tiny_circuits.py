@@ -129,6 +129,19 @@ def test_what_depends_on_the_length_of_rows_is_taken_out():
     torch.testing.assert_close(t * (1 + added * t), torch.full_like(t, same), rtol=0.006, atol=0)
 
 
+def test_text_has_codes_of_one_size_however_long_its_rows_are(wide):
+    layers = wide[0].model.language_model.layers
+    asked = "\nWhich came first, the letter K, the number 7 or the star?\n(A) K\n(B) 7\n(C) star"
+    sizes = []
+    for module in (layers[3].post_attention_layernorm, layers[4].input_layernorm):
+        _, rows, _ = read(wide, film_of(CARDS, 64), asked, module, 8)
+        naming = rows[rows[:, at.SIGN] > 0.5 * rows[:, at.ONE]]
+        assert len(naming) == 6
+        sizes.append(naming[:, list(at.CODE)].norm(dim=1))
+    uneven, even = (size.max() / size.min() for size in sizes)
+    assert even < 1.1 and even - 1 < 0.5 * (uneven - 1)
+
+
 def test_codes_of_signs_and_roles_are_far_apart():
     signs, roles = at.codes()
     assert signs.shape == (37, at.CODE_SIZE) and roles.shape == (3, at.CODE_SIZE)
