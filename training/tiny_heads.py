@@ -340,7 +340,7 @@ def set_finders(heads: NewHeads, sign: float, one: float, text: float) -> None:
         heads.ask(TEXT, head, SECOND_SLOT, by={at.SIGN: match / text, at.LATE_SIGN: match / text})
         heads.ask(TEXT, head, BAR_SLOT, 1.0)
     roles = dict.fromkeys((*at.ROLE, *at.LATE_ROLE), 200 / text)  # their codes are a little like signs'
-    heads.ask(TEXT, 6, SINK_SLOT, 10.0, {at.SIGN: -40 / text, at.LATE_SIGN: -40 / text, **roles})
+    heads.ask(TEXT, 6, SINK_SLOT, 15.0, {at.SIGN: -40 / text, at.LATE_SIGN: -40 / text, **roles})
     heads.ask(TEXT, 7, SINK_SLOT, COUNT_WEIGHT)
     # From one VST to two the sum of the clocks' shares grows by 0.68: 20 is the score between them.
     heads.ask(TEXT, 8, OTHER_SLOT, 1.0)
