@@ -57,6 +57,7 @@ class Answers:
             # How large a code arrives is up to the row it comes from; against the others, the last one is below 0.
             told = {other: 1.0 if other == own else -1.0 for other in at.LETTER}
             self.say(" (", at.INTENT, letter, at.LETTERS[-1], step=told, limits=(0.15, 0.3))
+        self.say(FLAG[tuple(at.LETTERS)], at.INTENT, ")")
 
     def _set_choices(self) -> None:
         """'The first: K.', 'The last: K.', 'The first: K, middle: 7, last: star.'"""
@@ -109,6 +110,7 @@ class Answers:
         shown = sum(sense * self._to(word) for word, sense in (("Yes", 1), ("No", -1), ("The", 1), ("It", -1)))
         for step, size in ((at.NAMED, -LEANING), (at.NAMED_FOUND, 2 * LEANING)):
             self._raise(FLAG["\n"], {at.ONE: 1 / self.one}, size * shown, step, without=at.INTENT)
+        self._raise(FLAG["It"], {at.ONE: 1 / self.one}, LOUDNESS * self._to(" was"))
 
     def _tell(self, behind: str | int, about: int, words: Sequence[str], steps: Sequence[int]) -> None:
         """The word that as many steps have risen to, where a card was found."""

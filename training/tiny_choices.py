@@ -160,7 +160,7 @@ def _set_letters(heads: NewHeads, text: float) -> None:
     for slot, late, end in zip(CODE_SLOTS, at.LATE_CODE, at.ENDS):
         heads.ask(TEXT, 8, slot, by={late: MATCH / text, end: TOGETHER * MATCH / text})
     heads.ask(TEXT, 8, SHOWN_SLOT, by={ORDER: 1 / 3 / text})
-    size = 400 / text
+    size = 1600 / text  # what stands third in an option, behind the same sign as another's second, has a longer row
     shown = {at.ONE: -2 * size, **dict.fromkeys((at.SIGN, *at.ROLE, *at.LETTER), size), at.OPTIONS: size / 2}
     heads.key(TEXT, OPTION_SLOT, by={**shown, at.LATE_SIGN: -10 * size})
     heads.key(VSTS, OPTION_SLOT, -3000.0)

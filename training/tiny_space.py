@@ -70,8 +70,8 @@ AT_LEAST = _at(56, 108, 109, 110, 111)  # in text: that the ratio is 2; that it 
 
 # Of tokens of answers behind which something is due: flags. They lie where rows of text have nothing else, but for the
 # first three in `ENDS`.
-DUE = ("\n", " (", "The", "There", " at", " the", " were", " was", " in", "5", ",", ".")
-FLAG = dict(zip(DUE, _at(49, 52, 53, *range(34, 43))))
+DUE = ("\n", " (", "The", "There", " at", " the", " were", " was", " in", "5", ",", ".", "It", tuple(LETTERS))
+FLAG = dict(zip(DUE, _at(49, 52, 53, *range(34, 43), 44, 45)))
 (NOTHING_ASKED,) = _at(43)
 NAMED, NAMED_FOUND = _at(54, 55)  # where an answer begins: the question names a sign; the film shows it
 # In text: the kind that is asked for, or of the sign that is named here or due; the nearest role that was named; the

@@ -16,7 +16,7 @@ from . import tiny_space as at
 from .tiny_heads import CLOCK_SIZE, COUNT_WEIGHT, RANK_WEIGHT, SIZE, VISUAL_WEIGHT
 
 FIRST_UNIT = 384  # that the model did not have
-UNITS = 532  # all together
+UNITS = 536  # all together
 STEEP = 30.0  # of a step's gates, over the step: silu is a line behind it
 # Between ranks of VSTs that show cards, which are 1 to 8 of each: a dozen cards are told apart at any ratio.
 LIMITS = (*range(1, 17), *range(18, 29, 2), *range(32, 53, 4), *range(60, 109, 8))
