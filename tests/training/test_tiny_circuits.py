@@ -273,6 +273,11 @@ def test_what_tells_a_sign_holds_in_colours_that_it_was_not_fitted_to():
             "(A) K, 7, star\n(B) star, 7, K\n(C) 7, star, K\n(D) K, star, 7",
             "The first: K, middle: 7, last: star. (A)",
         ),
+        (  # the first option's second and third sign are the right one's first and second
+            "Put these in the order in which they were shown: the letter K, the star, the number 7.\n"
+            "(A) star, K, 7\n(B) K, 7, star\n(C) 7, K, star\n(D) 7, star, K",
+            "The first: K, middle: 7, last: star. (B)",
+        ),
         ("How many letters were shown?", "There were letters: 4."),
         ("How often was the letter D shown?\n(A) 1\n(B) 5\n(C) 4\n(D) 3", "The letter D: 3. (D)"),
         ("When was the star shown? Answer in per cent.", "The star was at 55"),
