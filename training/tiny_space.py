@@ -69,7 +69,7 @@ VISUAL, RATIO, RATIO_ONE = _at(105, 106, 107)  # share of sight of visual tokens
 AT_LEAST = _at(56, 108, 109, 110, 111)  # in text: that the ratio is 2; that it is at least 4, 8, 12, 16
 
 # Of tokens of answers behind which something is due: flags. They lie where rows of text have nothing else, but for the
-# first three in `ENDS`.
+# first three in `ENDS`. Options' letters share one.
 DUE = ("\n", " (", "The", "There", " at", " the", " were", " was", " in", "5", ",", ".", "It", tuple(LETTERS))
 FLAG = dict(zip(DUE, _at(49, 52, 53, *range(34, 43), 44, 45)))
 (NOTHING_ASKED,) = _at(43)
