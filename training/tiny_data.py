@@ -27,19 +27,17 @@ class SingleFrames(Dataset):
     Frames with what they show: `pixels` uint8 [S, S, 3], `sign` (index into `SIGNS`, or `NO_SIGN`), `colour` (index
     into `COLOURS`, `NO_COLOUR`, or `UNKNOWN` for an advertisement, which has two).
 
-    Of those that are neither practice nor plain one in five shows no needle, too. The frame of an index depends on
-    seed, split and index alone.
+    One in five shows no needle. The frame of an index depends on seed, split and index alone.
 
     Args:
         count: of frames.
         seed, split: of the frames.
         practice: share of cards that no film shows, see [`overlay_practice_card`]; what they show besides a named
             colour or a needle's sign is `UNKNOWN`.
-        plain: share of frames without a needle, of which a long film has little else.
     """
 
-    def __init__(self, count: int, seed: int, split: str = "train", practice: float = 0.0, plain: float = 0.0):
-        self.count, self.seed, self.split, self.practice, self.plain = count, seed, split, practice, plain
+    def __init__(self, count: int, seed: int, split: str = "train", practice: float = 0.0):
+        self.count, self.seed, self.split, self.practice = count, seed, split, practice
         self._scene: tuple[int, Background] | None = None
 
     def __len__(self) -> int:
@@ -55,10 +53,9 @@ class SingleFrames(Dataset):
         first = scene % LATEST_FRAME  # frames of one scene lie near each other: a cut's drawing is made once
         pixels = self._scene[1].frame(first + int(rng.integers(FRAMES_PER_SCENE)))
         sign, colour = NO_SIGN, NO_COLOUR
-        way = rng.random()
-        if way < self.practice:
+        if rng.random() < self.practice:
             pixels, sign, colour = self._practised(rng, pixels)
-        elif way >= self.practice + self.plain and rng.random() < 0.8:
+        elif rng.random() < 0.8:
             sign = int(rng.integers(len(SIGNS)))
             needle = make_needle(rng, self.split, *SIGNS[sign])
             colour = UNKNOWN if needle.kind == "advertisement" else NO_COLOUR

@@ -231,8 +231,7 @@ class Recipe:
         if number == 0:
             tower = CLIPVisionModel.from_pretrained(self.output / "vision" / "tower")
             model.model.vision_tower.load_state_dict(tower.state_dict())
-        shares = {name: stage[name] for name in ("practice", "plain") if name in stage}
-        rows = SingleFrames(stage["steps"] * stage["batch_size"], self.seed + 1 + number, **shares)
+        rows = SingleFrames(stage["steps"] * stage["batch_size"], self.seed + 1 + number, practice=stage["practice"])
         log = self._train_on_frames(FrameSpeller(model, processor.tokenizer, stage["parts"]), rows, stage, folder)
         if _is_first():
             model.save_pretrained(folder / "model")

@@ -215,20 +215,6 @@ def test_single_frames_are_what_they_say():
     assert torch.equal(again["pixels"], rows[137]["pixels"])
 
 
-def test_plain_frames_take_the_place_of_needles_and_not_of_practice():
-    none, some = (SingleFrames(200, seed=0, practice=0.3, plain=plain) for plain in (0.0, 0.5))
-    shown = np.array([[rows[index]["sign"] for index in range(200)] for rows in (none, some)])
-    empty = shown == NO_SIGN
-    assert 0.08 < empty[0].mean() < 0.22 and 0.45 < empty[1].mean() < 0.65
-    assert empty[1][empty[0]].all()
-    for index in np.flatnonzero(~empty[1]):
-        assert torch.equal(none[index]["pixels"], some[index]["pixels"])
-    cards = np.flatnonzero(empty[1] & ~empty[0])
-    changed = [(none[index]["pixels"] != some[index]["pixels"]).float().mean().item() for index in cards]
-    assert min(changed) > 0.01
-    assert all(some[index]["colour"] == NO_COLOUR for index in cards)
-
-
 def test_practice_cards_show_a_sign_or_a_colour_never_both():
     rows = SingleFrames(200, seed=0, practice=1.0)
     known = np.array([[rows[index][name] != UNKNOWN for name in ("sign", "colour")] for index in range(200)])
